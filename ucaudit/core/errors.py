@@ -1,0 +1,199 @@
+"""The error tree. Every failure that a user can cause or meet is one of these classes.
+
+Each error has a stable ``code`` (a slug that scripts may depend on), the ``subject`` it is about (a file, a
+tensor, a key), and where possible a ``hint`` with the next step. The three branches map to exit codes, so a
+finding (exit 1) and a failure to look (exit 3 or 4) never share a code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+EXIT_PASS: Final = 0
+EXIT_FAIL: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_INPUT: Final = 3
+EXIT_UNAVAILABLE: Final = 4
+EXIT_INCONCLUSIVE: Final = 5
+EXIT_BUG: Final = 70
+EXIT_INTERRUPTED: Final = 130
+
+
+class UcauditError(Exception):
+    """Base of all errors ucaudit raises on purpose.
+
+    Args:
+        message: one line, lower case, no full stop, with the expected and the found value where there are any.
+        subject: what it is about: a path, a tensor name, a key id.
+        hint: what the user can do next.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = EXIT_BUG
+
+    def __init__(self, message: str, *, subject: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.subject = subject
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.message}" if self.subject else self.message
+
+
+# --- findings: something was checked and did not hold -------------------------------------------------
+class VerificationError(UcauditError):
+    """A check was made and its outcome is negative."""
+
+    code = "verification-failed"
+    exit_code = EXIT_FAIL
+
+
+class SignatureInvalidError(VerificationError):
+    """The signature does not fit the signed bytes under the given key."""
+
+    code = "signature-invalid"
+
+
+class UntrustedKeyError(VerificationError):
+    """No key of the trust file made this signature, or the key is not allowed this role, type or time."""
+
+    code = "untrusted-key"
+
+
+class DigestMismatchError(VerificationError):
+    """Bytes on disk are not the bytes that were recorded."""
+
+    code = "digest-mismatch"
+
+
+class StateDriftError(VerificationError):
+    """A reconstructed tensor differs from the recorded state."""
+
+    code = "state-drift"
+
+
+class PolicyViolationError(VerificationError):
+    """The evidence is authentic but does not satisfy the policy."""
+
+    code = "policy-violation"
+
+
+class LedgerInconsistentError(VerificationError):
+    """A ledger, checkpoint or proof contradicts itself or an earlier checkpoint."""
+
+    code = "ledger-inconsistent"
+
+
+# --- input errors: nothing can be said, because what was given is malformed ----------------------------
+class InputError(UcauditError):
+    """What was given cannot be read as what it should be."""
+
+    code = "malformed-input"
+    exit_code = EXIT_INPUT
+
+
+class NotFoundError(InputError):
+    """A file or directory that was named does not exist or is empty."""
+
+    code = "not-found"
+
+
+class MalformedPackError(InputError):
+    """A pack's files contradict their format."""
+
+    code = "malformed-pack"
+
+
+class UnsafePathError(InputError):
+    """A path or link leaves the directory it must stay in, or names a special file."""
+
+    code = "unsafe-path"
+
+
+class UnsafeFileError(InputError):
+    """A file kind that can run code when loaded (a pickle) lies where data is expected."""
+
+    code = "unsafe-file"
+
+
+class MalformedRecordError(InputError):
+    """A signed record, bundle or JSON document is not well formed."""
+
+    code = "malformed-record"
+
+
+class MalformedPolicyError(InputError):
+    """A policy or trust file is not well formed."""
+
+    code = "malformed-policy"
+
+
+class UnsupportedSchemaError(InputError):
+    """A record of a type or version this release does not know."""
+
+    code = "unsupported-schema"
+
+
+class MalformedKeyError(InputError):
+    """A key file cannot be read as a key, or its password is missing or wrong."""
+
+    code = "malformed-key"
+
+
+class CorpusError(InputError):
+    """An evaluation or calibration text cannot serve the measurement that was asked for."""
+
+    code = "unusable-corpus"
+
+
+class ModelError(InputError):
+    """A model checkpoint, tokenizer or config does not fit its purpose (mismatched vocabulary, NaN logits, …)."""
+
+    code = "unusable-model"
+
+
+class RefusedError(InputError):
+    """A request that would destroy something or contradict itself: overwriting a key, a used output."""
+
+    code = "refused"
+
+
+# --- unavailable: this machine or installation cannot do it --------------------------------------------
+class UnavailableError(UcauditError):
+    """The request is sound but cannot be carried out here."""
+
+    code = "unavailable"
+    exit_code = EXIT_UNAVAILABLE
+
+
+class MissingExtraError(UnavailableError):
+    """An optional dependency is not installed."""
+
+    code = "missing-extra"
+
+
+class CodecUnavailableError(UnavailableError):
+    """No installed codec reconstructs this format."""
+
+    code = "codec-unavailable"
+
+
+class DeviceUnavailableError(UnavailableError):
+    """The device that was asked for is not there, or is refused for this work."""
+
+    code = "device-unavailable"
+
+
+class OutputError(UnavailableError):
+    """The output cannot be written: no permission, no space, not a directory."""
+
+    code = "output-unwritable"
+
+
+def missing_extra(extra: str, module: str) -> MissingExtraError:
+    """The error for an absent optional dependency, with the line that installs it."""
+    return MissingExtraError(
+        f"this needs the {extra} extra ({module} is not installed)",
+        hint=f"pip install 'ucaudit[{extra}]'",
+    )

@@ -1,0 +1,164 @@
+"""Writing files so that a killed run leaves either the whole file or none, and reading with size limits."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, OutputError
+
+_TEMP_PREFIX = ".ucaudit-tmp-"
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    reason = {
+        errno.EACCES: "permission denied",
+        errno.EPERM: "permission denied",
+        errno.EROFS: "read-only file system",
+        errno.ENOSPC: "no space left on device",
+        errno.EDQUOT: "disk quota exceeded",
+        errno.ENOTDIR: "a parent is not a directory",
+        errno.EISDIR: "is a directory",
+        errno.EEXIST: "already exists",
+        errno.ENOENT: "the directory does not exist",
+    }.get(error.errno or 0, error.strerror or "input/output error")
+    return OutputError(f"cannot write: {reason}", subject=str(path), hint="choose another output path")
+
+
+@contextmanager
+def atomic_open(path: Path, *, mode: int = 0o644, sync: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path``; on success fsync it and rename it to ``path``, else remove it.
+
+    Args:
+        path: the final name; its directory must exist.
+        mode: permission bits of the new file (before the umask).
+        sync: fsync the file and its directory before returning.
+
+    Raises:
+        OutputError: the file cannot be created, written or renamed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(6)}-{path.name}"[:250])
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            try:
+                yield handle
+                handle.flush()
+                if sync:
+                    os.fsync(handle.fileno())
+            except OSError as error:
+                raise _output_error(path, error) from error
+        try:
+            temporary.replace(path)
+            if sync:
+                sync_directory(path.parent)
+        except OSError as error:
+            raise _output_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write ``data`` to ``path`` atomically and durably. Raises OutputError."""
+    with atomic_open(path, mode=mode) as handle:
+        handle.write(data)
+
+
+def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Write UTF-8 text with ``\\n`` line ends, atomically and durably. Raises OutputError."""
+    write_bytes(path, text.encode("utf-8"), mode=mode)
+
+
+def make_directory(path: Path) -> Path:
+    """Create ``path`` and its parents; an existing directory is fine. Raises OutputError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(Path(path), error) from error
+    return Path(path)
+
+
+def require_writable_directory(path: Path) -> None:
+    """Preflight: fail now rather than after hours of work. Creates ``path`` if absent. Raises OutputError."""
+    make_directory(path)
+    probe = Path(path) / f"{_TEMP_PREFIX}{secrets.token_hex(6)}-probe"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise _output_error(Path(path), error) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(directory: Path) -> int:
+    """Delete temporary files an interrupted run left in ``directory`` (not below). Returns how many."""
+    count = 0
+    for entry in Path(directory).iterdir():
+        if entry.name.startswith(_TEMP_PREFIX) and entry.is_file() and not entry.is_symlink():
+            entry.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one of ours that was never finished."""
+    return name.startswith(_TEMP_PREFIX)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open an existing regular file for reading, unbuffered; never a FIFO, device or directory.
+
+    Raises:
+        NotFoundError: there is no such file.
+        InputError: it is not a regular file, or cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFoundError("no such file", subject=str(path)) from error
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", subject=str(path)) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError("not a regular file", subject=str(path))
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a whole small file.
+
+    Args:
+        path: a regular file.
+        limit: the most bytes it may hold; a larger file is refused before it is read (endless data).
+
+    Raises:
+        NotFoundError, InputError: as :func:`open_regular`.
+        MalformedRecordError: the file is larger than ``limit``.
+    """
+    with open_regular(path) as handle:
+        chunks: list[bytes] = []
+        total = 0
+        while chunk := handle.read(min(1 << 20, limit + 1 - total)):
+            chunks.append(chunk)
+            total += len(chunk)
+            if total > limit:
+                raise MalformedRecordError(f"larger than the {limit} bytes allowed here", subject=str(path))
+        return b"".join(chunks)

@@ -1,0 +1,47 @@
+"""Statistics from per-token values: estimates, intervals and the decision rule, in pure Python."""
+
+from ucaudit.core.stats.bootstrap import RESAMPLES, bootstrap_t_interval
+from ucaudit.core.stats.distributions import normal_quantile, t_cdf, t_quantile
+from ucaudit.core.stats.estimates import (
+    UNBOUNDED,
+    Interval,
+    agreement_interval,
+    design_effect,
+    mean,
+    percentile,
+    standard_deviation,
+    t_interval,
+    wilson_interval,
+)
+from ucaudit.core.stats.vendor import VendorComparison, compare_vendor_point
+from ucaudit.core.stats.verdict import (
+    MINIMUM_WINDOWS,
+    Judgement,
+    judge_at_most,
+    minimum_detectable_drift,
+    windows_to_decide,
+)
+
+__all__ = [
+    "MINIMUM_WINDOWS",
+    "RESAMPLES",
+    "UNBOUNDED",
+    "Interval",
+    "Judgement",
+    "VendorComparison",
+    "agreement_interval",
+    "bootstrap_t_interval",
+    "compare_vendor_point",
+    "design_effect",
+    "judge_at_most",
+    "mean",
+    "minimum_detectable_drift",
+    "normal_quantile",
+    "percentile",
+    "standard_deviation",
+    "t_cdf",
+    "t_interval",
+    "t_quantile",
+    "wilson_interval",
+    "windows_to_decide",
+]
