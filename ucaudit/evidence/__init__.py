@@ -1,0 +1,1 @@
+"""Keys, signatures, trust, ledger, bundle, policy, verification and gate. Light."""

@@ -1,0 +1,322 @@
+"""The evidence bundle: a directory with fixed file names, closed by a signed statement over all of them.
+
+This module is the only one that knows the names. Nothing in a bundle is ever code, and nothing in it is ever
+the verifier.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ucaudit import __version__
+from ucaudit.core.digest import FileManifest, StateManifest, sha256_file
+from ucaudit.core.errors import (
+    DigestMismatchError,
+    MalformedRecordError,
+    NotFoundError,
+    OutputError,
+    RefusedError,
+    UnsafePathError,
+)
+from ucaudit.core.files import is_temporary, make_directory, read_limited, write_bytes
+from ucaudit.core.records import (
+    Attestation,
+    BundleClosing,
+    Endorsement,
+    Statement,
+    Subject,
+    Tool,
+    make_statement,
+    now,
+)
+from ucaudit.core.records.statement import parse_statement
+from ucaudit.evidence.keys import PublicKey, Signer
+from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, sign, sigstore_bundle
+
+ATTESTATION: Final = "attestation.dsse.json"
+SIGSTORE: Final = "attestation.sigstore.json"
+CHAIN: Final = "attestations.intoto.jsonl"
+PACK_MANIFEST: Final = "pack.SHA256SUMS"
+STATE: Final = "STATE"
+REFERENCE_MANIFEST: Final = "reference.SHA256SUMS"
+VALUE_FILES: Final = ("nll-reference.safetensors", "nll-pack.safetensors", "pair.safetensors")
+PLAN: Final = "plan.dsse.json"
+LEDGER_PROOF: Final = "ledger-proof"
+LEDGER_ENTRY: Final = "ledger-entry.json"
+PLAN_PROOF: Final = "plan-ledger-proof"
+PLAN_ENTRY: Final = "plan-ledger-entry.json"
+README: Final = "README.txt"
+CLOSING: Final = "bundle.dsse.json"
+REPORT_PREFIX: Final = "report-"
+_FIXED: Final = frozenset(
+    {ATTESTATION, SIGSTORE, CHAIN, PACK_MANIFEST, STATE, REFERENCE_MANIFEST, *VALUE_FILES, PLAN}
+    | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING}
+)
+MAX_FILES: Final = 200
+MAX_TEXT: Final = 256 << 20
+
+
+def report_name(profile: str, kind: str = "pdf") -> str:
+    """The name of a report inside a bundle."""
+    return f"{REPORT_PREFIX}{profile}.{kind}"
+
+
+@dataclass(frozen=True)
+class OpenBundle:
+    """A bundle on disk. Its files are parsed, their signatures and digests are not yet judged."""
+
+    path: Path
+    attestation: Envelope
+    files: tuple[str, ...]
+
+    def has(self, name: str) -> bool:
+        """Whether the bundle holds a file of this name."""
+        return name in self.files
+
+    def read(self, name: str, limit: int = MAX_TEXT) -> bytes:
+        """The bytes of one file. Raises NotFoundError, MalformedRecordError (too large)."""
+        return read_limited(self.path / name, limit)
+
+    @property
+    def statement(self) -> Statement:
+        """The attestation's statement. Judge the signature before believing it.
+
+        Raises:
+            MalformedRecordError, UnsupportedSchemaError: see :func:`parse_statement`.
+        """
+        self.attestation.statement()
+        statement = parse_statement(self.attestation.payload, subject=ATTESTATION)
+        if not isinstance(statement.predicate, Attestation):
+            raise MalformedRecordError(
+                f"holds a {statement.predicate_type}, not an attestation", subject=ATTESTATION
+            )
+        return statement
+
+    @property
+    def record(self) -> Attestation:
+        """The attestation itself."""
+        predicate = self.statement.predicate
+        assert isinstance(predicate, Attestation)
+        return predicate
+
+    def envelope(self, name: str) -> Envelope | None:
+        """A DSSE file of the bundle, or None if it is not there."""
+        return Envelope.parse(self.read(name, MAX_ENVELOPE_BYTES), subject=name) if self.has(name) else None
+
+    @property
+    def closing(self) -> Envelope | None:
+        """The closing statement's envelope."""
+        return self.envelope(CLOSING)
+
+    @property
+    def endorsements(self) -> tuple[tuple[Envelope, Statement], ...]:
+        """Every countersignature in the chain file, in order. Judge their signatures before believing them."""
+        found = []
+        for index, envelope in enumerate(self.chain()):
+            if index == 0:
+                continue
+            statement = parse_statement(envelope.payload, subject=envelope.subject)
+            if isinstance(statement.predicate, Endorsement):
+                found.append((envelope, statement))
+        return tuple(found)
+
+    def chain(self) -> tuple[Envelope, ...]:
+        """The envelopes of ``attestations.intoto.jsonl``: the attestation, then its endorsements."""
+        if not self.has(CHAIN):
+            return ()
+        lines = self.read(CHAIN, 4 * MAX_ENVELOPE_BYTES).splitlines(keepends=True)
+        return tuple(
+            Envelope.parse(line, subject=f"{CHAIN} line {number}") for number, line in enumerate(lines, start=1)
+        )
+
+    @property
+    def ledger_proof(self) -> bytes | None:
+        """The self-contained inclusion proof of the attestation, if there is one."""
+        return self.read(LEDGER_PROOF, 1 << 20) if self.has(LEDGER_PROOF) else None
+
+    def pack_manifest(self) -> FileManifest:
+        """``pack.SHA256SUMS``, parsed."""
+        return FileManifest.parse(self.read(PACK_MANIFEST), subject=PACK_MANIFEST)
+
+    def state(self) -> StateManifest:
+        """``STATE``, parsed."""
+        return StateManifest.parse(self.read(STATE), subject=STATE)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every file but the closing statement."""
+        return {name: sha256_file(self.path / name) for name in self.files if name != CLOSING}
+
+    def check_artefacts(self) -> None:
+        """Compare every file that the attestation cites with its digest.
+
+        Raises:
+            DigestMismatchError: naming the file.
+            NotFoundError: a cited file is missing.
+        """
+        for name, expected in cited(self.record).items():
+            if not self.has(name):
+                raise NotFoundError("the record cites this file, and the bundle lacks it", subject=name)
+            found = sha256_file(self.path / name)
+            if found != expected:
+                raise DigestMismatchError(f"expected sha-256 {expected}, found {found}", subject=name)
+
+
+def cited(record: Attestation) -> dict[str, str]:
+    """The bundle files that an attestation binds by digest."""
+    result = {
+        PACK_MANIFEST: record.pack.pack_digest,
+        STATE: record.reconstruction.state_digest,
+        REFERENCE_MANIFEST: record.reference.files_digest,
+    }
+    result |= {item.name: item.sha256 for item in record.measurement.value_files}
+    if record.plan is not None:
+        result[PLAN] = record.plan.envelope_digest
+    return result
+
+
+def open_bundle(path: Path) -> OpenBundle:
+    """Open a bundle directory.
+
+    Raises:
+        NotFoundError: no such directory, or no attestation in it.
+        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has.
+        UnsafePathError: a link or a directory inside it.
+    """
+    if not path.is_dir():
+        raise NotFoundError("no such bundle directory", subject=str(path))
+    names = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
+            if not is_temporary(entry.name):
+                names.append(entry.name)
+            if len(names) > MAX_FILES:
+                raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
+    for name in names:
+        if name not in _FIXED and not name.startswith(REPORT_PREFIX):
+            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name))
+    if ATTESTATION not in names:
+        raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
+    envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)
+    return OpenBundle(path, envelope, tuple(sorted(names)))
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A temporary directory beside ``out`` that becomes ``out`` at the end, or disappears.
+
+    Raises:
+        RefusedError: ``out`` exists and is not empty.
+        OutputError: it cannot be made.
+    """
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise RefusedError(
+            "exists already and is not empty", subject=str(out), hint="choose another output directory"
+        )
+    parent = make_directory(out.parent)
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror}", subject=str(parent)) from error
+    try:
+        yield stage
+        stage.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        stage.rename(out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_attestation(stage: Path, envelope: Envelope, key: PublicKey) -> None:
+    """Write the attestation in its three forms: bare, as a Sigstore bundle, and as the chain's first line."""
+    write_bytes(stage / ATTESTATION, envelope.raw)
+    write_bytes(stage / SIGSTORE, sigstore_bundle(envelope, key))
+    write_bytes(stage / CHAIN, envelope.raw)
+
+
+def close_bundle(stage: Path, signer: Signer) -> Envelope:
+    """Write the README and then, last, the signed statement over every other file."""
+    attestation = sha256_file(stage / ATTESTATION)
+    write_bytes(stage / README, _readme().encode("utf-8"))
+    names = sorted(
+        entry.name for entry in stage.iterdir() if entry.name != CLOSING and not is_temporary(entry.name)
+    )
+    subjects = [Subject(name, sha256_file(stage / name)) for name in names]
+    predicate = BundleClosing(
+        created=now(),
+        tool=Tool(name="ucaudit", version=__version__),
+        attestation_digest=attestation,
+        files=len(subjects),
+    )
+    envelope = sign(make_statement(predicate, subjects).to_bytes(), signer, subject=CLOSING)
+    write_bytes(stage / CLOSING, envelope.raw)
+    return envelope
+
+
+def closing_differences(closing: Statement, digests: Mapping[str, str]) -> list[str]:
+    """How the files on disk differ from a closing statement: sentences, each naming a file."""
+    recorded = {item.name: item.sha256 for item in closing.subjects}
+    found = [f"{name}: missing" for name in sorted(recorded.keys() - digests.keys())]
+    found += [f"{name}: not part of the closed bundle" for name in sorted(digests.keys() - recorded.keys())]
+    found += [
+        f"{name}: expected sha-256 {recorded[name][:16]}…, found {digests[name][:16]}…"
+        for name in sorted(recorded.keys() & digests.keys())
+        if recorded[name] != digests[name]
+    ]
+    return found
+
+
+def attestation_subjects(record: Attestation, manifest: FileManifest) -> list[Subject]:
+    """The subjects of an attestation: both manifests, and each pack file if there are at most 1,000."""
+    subjects = [
+        Subject(PACK_MANIFEST, record.pack.pack_digest),
+        Subject(STATE, record.reconstruction.state_digest),
+    ]
+    if len(manifest.entries) <= 1000:
+        subjects += [Subject(f"pack/{entry.path}", entry.digest) for entry in manifest.entries]
+    return subjects
+
+
+def _readme() -> str:
+    return """\
+An evidence bundle made by ucaudit. Nothing in this directory is a program, and nothing in it should be
+trusted to verify itself. Get the signer's public key (key.pub) from its owner over another channel.
+
+With ucaudit:
+    ucaudit verify . --trust trust.toml --pack PACK
+
+With openssl and jq alone (bash):
+    T=$(jq -j .payloadType attestation.dsse.json)
+    jq -j .payload attestation.dsse.json | base64 -d > /tmp/payload
+    jq -j '.signatures[0].sig' attestation.dsse.json | base64 -d > /tmp/signature
+    { printf 'DSSEv1 %d %s %d ' ${#T} "$T" $(wc -c < /tmp/payload); cat /tmp/payload; } > /tmp/pae
+    openssl pkeyutl -verify -pubin -inkey key.pub -rawin -in /tmp/pae -sigfile /tmp/signature
+    jq . /tmp/payload
+
+The pack's files (run inside the pack's directory):
+    sha256sum -c BUNDLE/pack.SHA256SUMS
+    sha256sum BUNDLE/pack.SHA256SUMS        # equals predicate.pack.packDigest in the payload
+
+The reconstructed tensors: each line of STATE is the SHA-256 of a tensor's raw little-endian bytes, its dtype,
+its shape and its name; the SHA-256 of STATE itself equals predicate.reconstruction.stateDigest.
+
+attestation.dsse.json        the signed record (in-toto statement in a DSSE envelope)
+attestation.sigstore.json    the same envelope as a Sigstore bundle
+attestations.intoto.jsonl    the record and every countersignature, one envelope a line
+pack.SHA256SUMS, STATE       the digests of the pack's files and of the reconstructed tensors
+reference.SHA256SUMS         the digests of the reference model's files
+nll-*.safetensors, pair.*    per-token log-probabilities, KL divergence and top-1 agreement; no text
+plan.dsse.json               the plan that was committed to the ledger before the measurement
+ledger-proof, ledger-entry   the inclusion proof in the evidence ledger, and the entry it proves
+report-*.pdf                 renderings for people; the signed record governs
+bundle.dsse.json             the signed list of all the files above
+"""

@@ -1,0 +1,216 @@
+"""What a gate demands of authentic evidence, by its own policy. Every rule is reported, each with a stable slug."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from ucaudit.core.errors import PolicyViolationError
+from ucaudit.core.records import Attestation, Claim, parse_time
+from ucaudit.core.tokenvalues import load
+from ucaudit.evidence.bundle import OpenBundle
+from ucaudit.evidence.claims import compute_results, judge_planned
+from ucaudit.evidence.policy import Policy
+from ucaudit.evidence.verify import Verification
+
+_CLOCK_SKEW: Final = timedelta(minutes=10)
+
+
+def apply_policy(
+    bundle: OpenBundle, verification: Verification, policy: Policy, *, at: datetime | None = None
+) -> tuple[Claim, ...]:
+    """Add the policy's checks to a verification that found the evidence authentic.
+
+    Every claim is recomputed from the per-token files against *this* policy, never taken from the record.
+
+    Args:
+        bundle: the evidence.
+        verification: of the same bundle; its record must be there.
+        policy: the gate's own.
+        at: the moment to judge ages at; now by default.
+
+    Returns:
+        The claims as this policy judges them.
+    """
+    record = verification.record
+    if record is None:
+        return ()
+    moment = at or datetime.now(UTC)
+    rule = _Rules(verification)
+    _freshness(record, policy, moment, rule)
+    _signers(verification, policy, rule)
+    _pins(record, policy, rule)
+    _strength(record, policy, rule)
+    _history(record, verification, policy, rule)
+    if any(check.slug == "artefact" for check in verification.failures):
+        rule.remark(
+            "claims-by-policy",
+            "not-checked",
+            "claims by this policy",
+            "the per-token files are not the signed ones",
+        )
+        return ()
+    values = load(bundle.path)
+    publishes = record.reconstruction.matches_published != "none-published"
+    results = compute_results(values, confidence=policy.claims.confidence, seed=record.results.bootstrap_seed)
+    claims = tuple(
+        judge_planned(planned, record, results, values)
+        for planned in policy.planned_claims(publishes_state=publishes)
+    )
+    excused = {item.claim: item for item in policy.exception_records()}
+    for claim in claims:
+        _claim(claim, excused.get(claim.id), policy, moment, rule)
+    return claims
+
+
+class _Rules:
+    """Collects one check a rule."""
+
+    def __init__(self, verification: Verification) -> None:
+        self._verification = verification
+
+    def __call__(self, slug: str, what: str, holds: bool, otherwise: str, fine: str) -> None:
+        problem = None if holds else PolicyViolationError(otherwise, subject=slug)
+        self._verification.add(slug, what, problem, fine)
+
+    @property
+    def remark(self) -> Callable[..., None]:
+        return self._verification.remark
+
+
+def _freshness(record: Attestation, policy: Policy, moment: datetime, rule: _Rules) -> None:
+    created = parse_time(record.created)
+    age = moment - created
+    rule(
+        "age",
+        "age of the evidence",
+        age <= timedelta(days=policy.gate.max_age_days),
+        f"{age.days} days old, {policy.gate.max_age_days} allowed",
+        f"{max(age.days, 0)} days, {policy.gate.max_age_days} allowed",
+    )
+    rule("future", "time of signing", created - moment <= _CLOCK_SKEW, "signed in the future", record.created)
+
+
+def _signers(verification: Verification, policy: Policy, rule: _Rules) -> None:
+    signers = verification.signers
+    needed = policy.gate.min_signers
+    rule(
+        "signers",
+        "distinct trusted signers",
+        len(signers) >= needed,
+        f"{len(signers)} of {needed} needed",
+        f"{len(signers)} of {needed} needed",
+    )
+    roles = {role for entry in signers for role in entry.roles}
+    for role in policy.gate.required_roles:
+        rule("role", f"a signature in the role {role}", role in roles, f"no signer has the role {role}", "present")
+
+
+def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
+    pin, found = policy.reference.state_digest, record.reference.state_digest
+    if pin is None:
+        rule.remark("reference", "warn", "the reference", "not pinned by the policy: a degraded one would flatter")
+    else:
+        rule(
+            "reference",
+            "the reference against the pin",
+            pin == found,
+            f"expected {pin[:16]}…, found {found[:16]}…",
+            f"state {pin[:16]}…",
+        )
+    corpus, measured = policy.measurement.corpus_sha256, record.measurement.corpus.sha256
+    if corpus is None:
+        rule.remark("corpus", "warn", "the corpus", "not pinned by the policy")
+    else:
+        rule(
+            "corpus",
+            "the corpus against the pin",
+            corpus == measured,
+            f"expected {corpus[:16]}…, found {measured[:16]}…",
+            f"sha-256 {corpus[:16]}…",
+        )
+    allowed = policy.gate.allowed_codecs
+    codec = record.pack.codec
+    if allowed:
+        rule(
+            "codec",
+            "the codec",
+            codec in allowed,
+            f"{codec} is not among {', '.join(allowed)}",
+            f"{codec}, profile {record.pack.arithmetic_profile}",
+        )
+    excluded = sorted(set(record.pack.excluded) - set(policy.gate.exclude))
+    rule(
+        "excludes",
+        "files left out of the pack digest",
+        not excluded,
+        f"the record leaves out {', '.join(excluded)}",
+        "none beyond the policy's",
+    )
+
+
+def _strength(record: Attestation, policy: Policy, rule: _Rules) -> None:
+    rules, measured = policy.measurement, record.measurement
+    rule("n", "windows", measured.n >= rules.n, f"{measured.n}, at least {rules.n} required", f"{measured.n}")
+    rule(
+        "seq-len",
+        "window length",
+        measured.seq_len >= rules.seq_len,
+        f"{measured.seq_len}, at least {rules.seq_len} required",
+        f"{measured.seq_len} tokens",
+    )
+    rule(
+        "dtype",
+        "compute type",
+        rules.dtype in (measured.dtype, "bf16"),
+        f"{measured.dtype}, {rules.dtype} required",
+        measured.dtype,
+    )
+    rule(
+        "confidence",
+        "confidence",
+        record.results.ratio.confidence >= policy.claims.confidence,
+        f"{record.results.ratio.confidence:g}, at least {policy.claims.confidence:g} required",
+        f"{record.results.ratio.confidence:g}",
+    )
+
+
+def _history(record: Attestation, verification: Verification, policy: Policy, rule: _Rules) -> None:
+    passed = {check.slug for check in verification.checks if check.status == "pass"}
+    if policy.gate.require_ledger:
+        rule(
+            "ledger-required",
+            "a proven ledger entry",
+            "ledger" in passed,
+            "no entry was proven in a trusted ledger",
+            "proven",
+        )
+    if policy.gate.require_plan:
+        rule(
+            "plan-required",
+            "a proven plan",
+            {"plan", "plan-ledger"} <= passed,
+            "no plan was proven in a trusted ledger",
+            "proven",
+        )
+        strayed = record.plan.deviations if record.plan else ()
+        rule("plan-kept", "deviations from the plan", not strayed, "; ".join(strayed), "none")
+
+
+def _claim(claim: Claim, excuse: object, policy: Policy, moment: datetime, rule: _Rules) -> None:
+    what = f"claim {claim.id} {claim.comparator} {claim.threshold:g}"
+    observed = f"{claim.verdict}: {claim.reason}"
+    if claim.verdict == "pass":
+        rule(f"claim-{claim.id}", what, True, "", observed)
+        return
+    if claim.verdict == "inconclusive" and policy.gate.allow_inconclusive:
+        rule.remark(f"claim-{claim.id}", "warn", what, f"{observed} (admitted by allow_inconclusive)")
+        return
+    expires = getattr(excuse, "expires", None)
+    if expires is not None and parse_time(expires) >= moment:
+        owner = getattr(excuse, "owner", "")
+        rule.remark(f"claim-{claim.id}", "warn", what, f"{observed} (exception of {owner} until {expires})")
+        return
+    late = " (its exception has expired)" if expires is not None else ""
+    rule(f"claim-{claim.id}", what, False, observed + late, "")

@@ -1,0 +1,54 @@
+"""Pre-registration: what a plan commits to, and how a result can deviate from it."""
+
+from __future__ import annotations
+
+from ucaudit import __version__
+from ucaudit.core.records import Abandonment, Attestation, Plan, Statement, Subject, Tool, make_statement, now
+
+
+def deviations(plan: Plan, record: Attestation) -> tuple[str, ...]:
+    """What was done otherwise than planned: sentences, empty if nothing."""
+    measured = record.measurement
+    pairs: list[tuple[str, object, object]] = [
+        ("pack", plan.pack.pack_digest, record.pack.pack_digest),
+        ("arithmetic profile", plan.pack.arithmetic_profile, record.pack.arithmetic_profile),
+        ("reference", plan.reference_files_digest, record.reference.files_digest),
+        ("corpus", plan.corpus_sha256, measured.corpus.sha256),
+        ("n", plan.n, measured.n),
+        ("seq_len", plan.seq_len, measured.seq_len),
+        ("seed", plan.seed, measured.seed),
+        ("dtype", plan.dtype, measured.dtype),
+        ("policy", plan.policy_sha256, record.policy.sha256),
+    ]
+    found = [f"{name}: planned {planned}, done {done}" for name, planned, done in pairs if planned != done]
+    judged = {claim.id: (claim.metric, claim.comparator, claim.threshold) for claim in record.claims}
+    planned_claims = {claim.id: (claim.metric, claim.comparator, claim.threshold) for claim in plan.claims}
+    found += [
+        f"claim {name}: planned, not judged as planned"
+        for name in planned_claims
+        if judged.get(name) != planned_claims[name]
+    ]
+    found += [f"claim {name}: not planned" for name in judged if name not in planned_claims]
+    confidences = {claim.confidence for claim in plan.claims}
+    if confidences != {record.results.ratio.confidence}:
+        found.append(f"confidence: planned {sorted(confidences)}, done {record.results.ratio.confidence}")
+    return tuple(found)
+
+
+def plan_statement(plan: Plan) -> Statement:
+    """The statement to sign: its subjects are the pack, the reference and the corpus."""
+    return make_statement(
+        plan,
+        [
+            Subject("pack.SHA256SUMS", plan.pack.pack_digest),
+            Subject("reference.SHA256SUMS", plan.reference_files_digest),
+            Subject("corpus", plan.corpus_sha256),
+        ],
+    )
+
+
+def abandonment_statement(plan_digest: str, reason: str) -> Statement:
+    """The statement that closes a plan without a result."""
+    tool = Tool(name="ucaudit", version=__version__)
+    predicate = Abandonment(created=now(), tool=tool, plan_digest=plan_digest, reason=reason)
+    return make_statement(predicate, [Subject("plan.dsse.json", plan_digest)])

@@ -1,0 +1,313 @@
+"""The policy: one TOML file that drives the plan, the attestation and the gate."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from ucaudit.core.digest import sha256_hex
+from ucaudit.core.errors import MalformedPolicyError
+from ucaudit.core.files import read_limited
+from ucaudit.core.records.attestation import Context, PolicyExceptionRecord
+from ucaudit.core.records.base import Name, Record, Sha256
+from ucaudit.core.records.others import PlannedClaim
+from ucaudit.evidence.suggest import refuse_unknown
+
+_MAX_POLICY: Final = 1 << 20
+MINIMUM_WINDOWS: Final = 30
+
+
+def _snake(name: str) -> str:
+    return name
+
+
+class _Table(Record):
+    """A policy table: the same strictness as a record, but snake_case as TOML users write."""
+
+    model_config = ConfigDict(alias_generator=_snake, strict=False)
+
+
+class ReferencePin(_Table):
+    """Which reference the claims are about. Without a pin a degraded reference flatters any pack."""
+
+    state_digest: Sha256 | None = None
+    source: str | None = None
+    revision: str | None = None
+    note: str | None = None
+
+
+class MeasurementRules(_Table):
+    """What must be measured, at least."""
+
+    corpus: Name | None = None
+    corpus_sha256: Sha256 | None = None
+    n: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    seq_len: Annotated[int, Field(ge=2, le=1_048_576)] = 1024
+    seed: int = 42
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+
+class ClaimRules(_Table):
+    """The promises to judge. ``confidence`` is that of the two-sided interval; one-sided alpha is half the rest."""
+
+    ppl_ratio_max: Annotated[float, Field(gt=0, le=100)]
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    mean_kl_max: Annotated[float | None, Field(gt=0)] = None
+    top1_agreement_min: Annotated[float | None, Field(gt=0, lt=1)] = None
+    bits_per_weight_max: Annotated[float | None, Field(gt=0, le=32)] = None
+
+
+class PolicyException(_Table):
+    """A claim that may fail for now: who answers for it, why, until when."""
+
+    claim: Name
+    owner: Name
+    rationale: Name
+    expires: Name
+
+
+class GateRules(_Table):
+    """What a gate demands beyond an authentic, passing record."""
+
+    max_age_days: Annotated[int, Field(ge=1)] = 365
+    required_roles: tuple[str, ...] = ()
+    min_signers: Annotated[int, Field(ge=1, le=20)] = 1
+    allowed_codecs: tuple[str, ...] = ()
+    require_ledger: bool = True
+    require_plan: bool = False
+    allow_inconclusive: bool = False
+    exclude: tuple[str, ...] = ()
+    exceptions: tuple[PolicyException, ...] = ()
+
+
+class ReportText(_Table):
+    """What the report prints as the institution's own words."""
+
+    institution: str | None = None
+    model_owner: str | None = None
+    intended_use: str | None = None
+    materiality: str | None = None
+    classification: str | None = None
+
+
+class Policy(_Table):
+    """A whole policy."""
+
+    reference: ReferencePin = ReferencePin()
+    measurement: MeasurementRules = MeasurementRules()
+    claims: ClaimRules
+    gate: GateRules = GateRules()
+    report: ReportText = ReportText()
+
+    def planned_claims(self, *, publishes_state: bool) -> tuple[PlannedClaim, ...]:
+        """The claims to judge, in report order.
+
+        Args:
+            publishes_state: whether the pack publishes a state: then matching it is a claim as well.
+        """
+        claims, confidence = self.claims, self.claims.confidence
+
+        def claim(slug: str, metric: str, comparator: Literal["<=", ">=", "=="], threshold: float) -> PlannedClaim:
+            return PlannedClaim(
+                id=slug, metric=metric, comparator=comparator, threshold=threshold, confidence=confidence
+            )
+
+        result = [claim("ppl-ratio", "pplRatio", "<=", claims.ppl_ratio_max)]
+        if claims.mean_kl_max is not None:
+            result.append(claim("mean-kl", "meanKl", "<=", claims.mean_kl_max))
+        if claims.top1_agreement_min is not None:
+            result.append(claim("top1-agreement", "top1Agreement", ">=", claims.top1_agreement_min))
+        if claims.bits_per_weight_max is not None:
+            result.append(claim("bits-per-weight", "bitsPerWeight", "<=", claims.bits_per_weight_max))
+        if publishes_state:
+            result.append(claim("state-matches-published", "driftedTensors", "==", 0.0))
+        return tuple(result)
+
+    def context(self) -> Context:
+        """The institution's words as the record holds them."""
+        return Context(**self.report.model_dump())
+
+    def exception_records(self) -> tuple[PolicyExceptionRecord, ...]:
+        """The exceptions as the record holds them."""
+        return tuple(PolicyExceptionRecord(**item.model_dump()) for item in self.gate.exceptions)
+
+
+class LoadedPolicy:
+    """A policy with the digest of the file it came from."""
+
+    def __init__(self, policy: Policy, path: Path, sha256: str) -> None:
+        self.policy = policy
+        self.path = path
+        self.sha256 = sha256
+
+    def corpus_path(self) -> Path | None:
+        """The corpus the policy names, relative to the policy's own directory."""
+        name = self.policy.measurement.corpus
+        return None if name is None else self.path.parent / name
+
+
+def load_policy(path: Path) -> LoadedPolicy:
+    """Read a policy file.
+
+    Raises:
+        NotFoundError: no such file.
+        MalformedPolicyError: not TOML, an unknown setting (with did-you-mean), or a value out of range.
+    """
+    data = read_limited(path, _MAX_POLICY)
+    try:
+        document = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MalformedPolicyError(f"not toml: {error}", subject=str(path)) from error
+    _refuse_typos(document, str(path))
+    try:
+        policy = Policy.model_validate(document)
+        policy.exception_records()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise MalformedPolicyError(f"{place}: {first['msg'].lower()}", subject=str(path)) from error
+    return LoadedPolicy(policy, path, sha256_hex(data))
+
+
+def _refuse_typos(document: dict[str, Any], subject: str) -> None:
+    tables: dict[str, type[Record]] = {
+        "reference": ReferencePin,
+        "measurement": MeasurementRules,
+        "claims": ClaimRules,
+        "gate": GateRules,
+        "report": ReportText,
+    }
+    refuse_unknown(document, tables, subject=subject, place="")
+    for name, model in tables.items():
+        table = document.get(name, {})
+        if not isinstance(table, dict):
+            raise MalformedPolicyError(f"[{name}] is a table", subject=subject)
+        refuse_unknown(table, model.model_fields, subject=subject, place=name)
+
+
+def explain(policy: Policy) -> list[str]:
+    """The policy in sentences."""
+    rules, claims, gate = policy.measurement, policy.claims, policy.gate
+    lines = [
+        f"The pack's perplexity must be at most {claims.ppl_ratio_max:g} times the reference's, at "
+        f"{claims.confidence:.1%} confidence, on at least {rules.n} windows of {rules.seq_len} tokens "
+        f"(seed {rules.seed}, {rules.dtype}).",
+    ]
+    if claims.mean_kl_max is not None:
+        lines.append(f"The mean KL divergence must be at most {claims.mean_kl_max:g} nats a token.")
+    if claims.top1_agreement_min is not None:
+        lines.append(
+            f"The most likely next token must agree for at least {claims.top1_agreement_min:.2%} of tokens."
+        )
+    if claims.bits_per_weight_max is not None:
+        lines.append(f"Compressed tensors must take at most {claims.bits_per_weight_max:g} bits a weight on disk.")
+    lines.append("The reconstructed state must equal the state that the pack publishes, if it publishes one.")
+    lines.append(f"The gate refuses evidence older than {gate.max_age_days} days.")
+    needs = [f"signatures of {gate.min_signers} distinct key(s)"]
+    needs += [f"one in the role {role}" for role in gate.required_roles]
+    needs += ["a ledger proof"] * gate.require_ledger + ["a pre-registered plan"] * gate.require_plan
+    lines.append(f"The gate requires {', '.join(needs)}.")
+    if gate.allowed_codecs:
+        lines.append(f"Allowed codecs: {', '.join(gate.allowed_codecs)}.")
+    for item in gate.exceptions:
+        lines.append(f"Exception: {item.claim} may fail until {item.expires}; {item.owner} answers for it.")
+    return lines
+
+
+def warnings(policy: Policy) -> list[str]:
+    """Settings that are weak or defeat themselves."""
+    found = []
+    rules, claims, gate = policy.measurement, policy.claims, policy.gate
+    if policy.reference.state_digest is None:
+        found.append("no [reference] state_digest: a degraded reference would give a ratio near 1 and pass")
+    if rules.corpus_sha256 is None:
+        found.append("no [measurement] corpus_sha256: the signer may choose a text that flatters the pack")
+    if rules.n < MINIMUM_WINDOWS:
+        found.append(f"n = {rules.n} is below {MINIMUM_WINDOWS}: no claim can pass")
+    if claims.ppl_ratio_max <= 1:
+        found.append("ppl_ratio_max of 1 or less: only a pack better than its reference could pass")
+    else:
+        half_width = 0.005 * 2.05 / math.sqrt(max(rules.n, 2))
+        if math.log(claims.ppl_ratio_max) < half_width:
+            found.append(
+                f"ppl_ratio_max = {claims.ppl_ratio_max:g} leaves less than a typical half-width of "
+                f"{half_width:.4f} at n = {rules.n}: expect inconclusive"
+            )
+    found.append(
+        "a ppl_ratio_max equal to the vendor's own point estimate can hardly pass: leave room for the interval"
+    )
+    if gate.allow_inconclusive:
+        found.append("allow_inconclusive: the gate admits packs whose claim was never shown to hold")
+    if not gate.require_ledger:
+        found.append("require_ledger = false: an unfavourable result can be dropped and measured again")
+    return found
+
+
+TEMPLATE: Final = """\
+# ucaudit policy. It drives the plan, the attestation and the gate; check it with `ucaudit policy check`.
+
+[reference]
+# The state digest of the reference (ucaudit reconstruct REFERENCE). Without this pin a degraded reference
+# gives a ratio near 1, and any pack passes.
+# state_digest = "…64 hex digits…"
+# source = "where it comes from"
+# revision = "commit"
+
+[measurement]
+# corpus = "evaluation.txt"          # relative to this file
+# corpus_sha256 = "…64 hex digits…"
+n = 50                               # windows; below 30 nothing can pass
+seq_len = 1024                       # tokens a window
+seed = 42
+dtype = "fp32"
+
+[claims]
+# The whole interval must lie below this, so leave room above the point estimate that you expect:
+# a margin equal to the vendor's own figure can hardly ever pass.
+ppl_ratio_max = 1.0125
+confidence = 0.95
+# mean_kl_max = 0.02
+# top1_agreement_min = 0.95
+# bits_per_weight_max = 6.0
+
+[gate]
+max_age_days = 365
+required_roles = {roles}
+min_signers = 1
+allowed_codecs = ["ucq"]
+require_ledger = true
+require_plan = {plan}
+allow_inconclusive = false
+# [[gate.exceptions]]
+# claim = "ppl-ratio"
+# owner = "who answers for it"
+# rationale = "why"
+# expires = "2027-01-31T00:00:00Z"
+
+[report]
+# institution = ""
+# model_owner = ""
+# intended_use = ""
+# materiality = ""
+classification = "{classification}"
+"""
+
+_PROFILES: Final = {
+    "soc2": {"roles": "[]", "plan": "false", "classification": "Confidential"},
+    "sr-11-7": {"roles": '["validator"]', "plan": "true", "classification": "Internal"},
+    "fda": {"roles": '["validator"]', "plan": "true", "classification": "Confidential"},
+}
+
+
+def template(profile: str) -> str:
+    """A commented policy for ``soc2``, ``sr-11-7`` or ``fda``."""
+    return TEMPLATE.format(**_PROFILES[profile])
+
+
+def profiles() -> tuple[str, ...]:
+    """The profiles :func:`template` knows."""
+    return tuple(_PROFILES)
