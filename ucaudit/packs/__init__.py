@@ -1,0 +1,1 @@
+"""Opening packs safely and turning their files into named tensors."""

@@ -1,0 +1,91 @@
+"""A pack on disk against the pack that a bundle attests: its files (light), its tensors (needs torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ucaudit.core.errors import DigestMismatchError, InputError, NotFoundError, StateDriftError
+from ucaudit.core.progress import SILENT, Progress
+from ucaudit.core.records import Attestation
+from ucaudit.evidence.bundle import ATTESTATION, OpenBundle, open_bundle
+from ucaudit.evidence.verify import Verification
+from ucaudit.packs.opened import open_pack
+
+
+def check_files(
+    bundle: OpenBundle, record: Attestation, pack: Path, result: Verification, progress: Progress = SILENT
+) -> None:
+    """Compare every file of a pack with ``pack.SHA256SUMS``: each changed, missing or added file is named."""
+    opened = open_pack(pack, excludes=record.pack.excluded)
+    expected = bundle.pack_manifest().by_path()
+    progress.start(opened.total_bytes, "bytes", "hashing the pack")
+    found = opened.file_manifest(progress=progress.advance).by_path()
+    progress.finish()
+    drift = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
+    drift += [f"{name}: not in the attested pack" for name in sorted(found.keys() - expected.keys())]
+    drift += [
+        f"{name}: expected sha-256 {expected[name][:16]}…, found {found[name][:16]}…"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    problem = (
+        DigestMismatchError("; ".join(drift[:10]), subject=pack.name, hint="this is not the pack that was attested")
+        if drift
+        else None
+    )
+    result.add("pack-files", "the pack's files against pack.SHA256SUMS", problem, f"{len(found)} files agree")
+
+
+def check_state(bundle: OpenBundle, pack: Path, result: Verification, progress: Progress = SILENT) -> None:
+    """Reconstruct a pack and compare every tensor with ``STATE``: each drifted tensor is named."""
+    from ucaudit.packs.codecs import open_source
+    from ucaudit.packs.state import reconstruct_state
+
+    try:
+        with open_source(pack) as source:
+            found = reconstruct_state(source, progress=progress)
+    except InputError as error:
+        # A changed file was found already: that it no longer opens is part of that finding, not a new question.
+        if not any(check.slug == "pack-files" for check in result.failures):
+            raise
+        broken = StateDriftError(f"cannot be reconstructed any more: {error}", subject=pack.name)
+        result.add("pack-state", "reconstructed tensors against STATE", broken, "")
+        return
+    drift = found.drift_from(bundle.state())
+    problem = (
+        StateDriftError("; ".join(drift[:10]), subject=pack.name, hint=f"{len(drift)} tensor(s) drifted")
+        if drift
+        else None
+    )
+    result.add("pack-state", "reconstructed tensors against STATE", problem, f"{len(found.entries)} tensors agree")
+
+
+def select_bundle(evidence: Path, pack: Path, *, excludes: Sequence[str] = ()) -> OpenBundle:
+    """The bundle to judge a pack by.
+
+    Args:
+        evidence: a bundle, or a directory that holds bundles.
+        pack: the pack; among several bundles the newest that attests exactly its files is taken.
+        excludes: patterns that the policy leaves out of the pack digest.
+
+    Raises:
+        NotFoundError: there is no bundle at all.
+    """
+    if (evidence / ATTESTATION).exists() or not evidence.is_dir():
+        return open_bundle(evidence)
+    candidates = [open_bundle(path.parent) for path in sorted(evidence.glob(f"*/{ATTESTATION}"))]
+    if not candidates:
+        raise NotFoundError("no evidence bundle in it", subject=str(evidence), hint="the pack is unsigned")
+    if len(candidates) == 1:
+        return candidates[0]
+    digest = open_pack(pack, excludes=excludes).file_manifest().digest
+
+    def rank(bundle: OpenBundle) -> tuple[bool, str]:
+        try:
+            record = bundle.record
+        except InputError:
+            return False, ""
+        return record.pack.pack_digest == digest, record.created
+
+    return max(candidates, key=rank)

@@ -1,0 +1,141 @@
+"""Which format a pack has, from its content alone. Light: no torch.
+
+The answer is a name of this module's own list. Nothing in a pack can name code to run.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ucaudit.core.errors import InputError, MalformedPackError
+from ucaudit.packs.opened import OpenedPack
+
+GGUF_MAGIC: Final = b"GGUF"
+MANIFEST_NAME: Final = "manifest.json"
+CONFIG_NAME: Final = "config.json"
+_SPLIT_GGUF: Final = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+KNOWN_METHODS: Final = frozenset(
+    {
+        "aqlm", "auto-round", "awq", "bitnet", "bitsandbytes", "compressed-tensors", "eetq", "exl2", "exl3",
+        "fbgemm_fp8", "fp8", "gptq", "higgs", "hqq", "modelopt", "mxfp4", "quanto", "quark", "spqr", "torchao",
+        "vptq",
+    }
+)  # fmt: skip
+"""Names a plug-in may register for a quantised checkpoint. A config's own words never reach the registry."""
+_METHOD: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+_VENDOR_KEYS: Final = frozenset({"uc_pack_version", "n_layers", "base_model_hf_id", "aux_file"})
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """A recognised format.
+
+    Attributes:
+        name: the codec's name in the registry.
+        evidence: what it was recognised by.
+        unavailable: for a format without a built-in codec, the sentence that says so.
+    """
+
+    name: str
+    evidence: str
+    unavailable: str | None = None
+
+
+def detect_format(pack: OpenedPack) -> Detected:
+    """Recognise a pack's format.
+
+    Raises:
+        InputError: no known format, or several at once.
+        MalformedPackError: a manifest or config that is not strict JSON, a ``.gguf`` file without its magic.
+    """
+    found = [item for item in (_manifest(pack), _gguf(pack), _safetensors(pack)) if item is not None]
+    if len(found) > 1:
+        listed = " and ".join(f"{item.name} ({item.evidence})" for item in found)
+        raise InputError(f"ambiguous: {listed}", subject=pack.name, hint="keep one format in the directory")
+    if not found:
+        hint = "a pack has a manifest.json, a safetensors checkpoint with config.json, or one .gguf file"
+        raise InputError("no known pack format", subject=pack.name, hint=hint)
+    return found[0]
+
+
+def _manifest(pack: OpenedPack) -> Detected | None:
+    """``ucq`` or a vendor's pack, both of which have a ``manifest.json``."""
+    layers = any(file.path.startswith("layer_") and file.path.endswith(".uc") for file in pack.files)
+    vendor = Detected(
+        "ultracompress",
+        "layer_*.uc files" if layers else "the vendor's keys in manifest.json",
+        "ultracompress: codec not available, its payload format is not public",
+    )
+    if not pack.has(MANIFEST_NAME):
+        return vendor if layers else None
+    if layers:
+        return vendor  # its manifest may be anything: interop judges it
+    manifest = pack.read_json(MANIFEST_NAME)
+    if not isinstance(manifest, dict):
+        raise MalformedPackError("expected a json object", subject=f"{pack.name}/{MANIFEST_NAME}")
+    if "format" in manifest:
+        if manifest["format"] != "ucq":
+            raise InputError(
+                f"unknown pack format {str(manifest['format'])[:40]!r}", subject=f"{pack.name}/{MANIFEST_NAME}"
+            )
+        return Detected("ucq", f"{MANIFEST_NAME} with the format ucq")
+    return vendor if _VENDOR_KEYS & manifest.keys() else None
+
+
+def _gguf(pack: OpenedPack) -> Detected | None:
+    names = [file.path for file in pack.files if file.path.endswith(".gguf")]
+    if not names:
+        return None
+    if any(_SPLIT_GGUF.search(name) for name in names):
+        return Detected("gguf-split", names[0], "a gguf model split over several files is not supported")
+    if len(names) > 1:
+        raise InputError(
+            f"{len(names)} gguf files", subject=pack.name, hint=f"name one of them, such as {pack.name}/{names[0]}"
+        )
+    with pack.open(names[0]) as handle:
+        magic = handle.read(4)
+    if magic != GGUF_MAGIC:
+        raise MalformedPackError(
+            f"starts with {magic!r}, not with {GGUF_MAGIC!r}", subject=f"{pack.name}/{names[0]}"
+        )
+    return Detected("gguf", names[0])
+
+
+def _safetensors(pack: OpenedPack) -> Detected | None:
+    names = [file.path for file in pack.files if file.path.endswith(".safetensors") and "/" not in file.path]
+    plain = [name for name in names if name == "model.safetensors" or name.startswith("model-")]
+    if not names or (not plain and pack.has(MANIFEST_NAME)):
+        return None
+    if not pack.has(CONFIG_NAME):
+        if pack.has(MANIFEST_NAME):
+            return None
+        raise InputError(
+            f"{names[0]} but no {CONFIG_NAME}",
+            subject=pack.name,
+            hint="a checkpoint needs its config.json beside it",
+        )
+    config = pack.read_json(CONFIG_NAME)
+    if not isinstance(config, dict):
+        raise MalformedPackError("expected a json object", subject=f"{pack.name}/{CONFIG_NAME}")
+    method = quantisation_method(config)
+    if method is None:
+        return Detected("safetensors", names[0])
+    return Detected(
+        method if method in KNOWN_METHODS else "unknown-quantisation",
+        f"quantization_config in {CONFIG_NAME}",
+        f"a checkpoint quantised with {method}: codec not available",
+    )
+
+
+def quantisation_method(config: dict[str, Any]) -> str | None:
+    """The ``quant_method`` of a checkpoint's config, or None for a checkpoint that is not quantised.
+
+    A method this project does not know is returned as it stands if it looks like a name, else as ``unknown``.
+    """
+    section = config.get("quantization_config", config.get("compression_config"))
+    if section is None:
+        return None
+    method = section.get("quant_method") if isinstance(section, dict) else None
+    return method if isinstance(method, str) and _METHOD.fullmatch(method) else "unknown"

@@ -1,0 +1,186 @@
+"""Reconstructing a pack: tensor by tensor, chunk by chunk, hashed as it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import torch
+
+from ucaudit.core.digest import StateEntry, StateManifest
+from ucaudit.core.errors import MalformedPackError, ModelError, StateDriftError
+from ucaudit.core.progress import SILENT, Progress
+from ucaudit.core.tensorfile import DTYPE_SIZES
+from ucaudit.packs.codecs.base import TensorSource, TensorSpec
+from ucaudit.packs.codecs.tensors import TORCH_DTYPES, one_thread
+
+T = TypeVar("T")
+Sink = Callable[[TensorSpec, bytes | memoryview], None]
+_BLOCK_ELEMENTS: Final = 1 << 20
+_FLOATS: Final = frozenset({"BF16", "F16", "F32", "F64"})
+
+
+def reconstruct_state(
+    source: TensorSource,
+    *,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+    sink: Sink | None = None,
+    threads: int | None = None,
+) -> StateManifest:
+    """Decode every tensor and hash it.
+
+    Args:
+        source: an opened pack.
+        device: ``cpu`` or ``cuda``; the result does not depend on it.
+        progress: told about decoded bytes.
+        sink: receives every chunk with its tensor's spec: the chunks of one tensor in order and from one thread,
+            different tensors at the same time. A chunk is only valid during the call.
+        threads: tensors decoded at a time, by default as many as torch would use threads; the result does not
+            depend on it.
+
+    Returns:
+        The state manifest. Memory in use is a small multiple of one chunk a thread, not of a tensor.
+
+    Raises:
+        MalformedPackError: the stored bytes contradict the format.
+        DeviceUnavailableError: the device is absent or refused.
+    """
+
+    def decode(spec: TensorSpec, advance: Callable[[int], None]) -> StateEntry:
+        hasher = hashlib.sha256()
+        total = 0
+        for chunk in source.stream(spec.name, device=device):
+            hasher.update(chunk)
+            if sink is not None:
+                sink(spec, chunk)
+            total += len(chunk)
+            advance(len(chunk))
+        if total != spec.nbytes:
+            raise MalformedPackError(
+                f"tensor {spec.name!r} decodes to {total} bytes, expected {spec.nbytes}", subject=source.pack.name
+            )
+        return StateEntry(spec.name, spec.dtype, spec.shape, hasher.hexdigest())
+
+    workers = _workers(device, threads)
+    progress.start(sum(spec.nbytes for spec in source.specs), "bytes", f"reconstructing {source.pack.name}")
+    entries = list(_each_tensor(source.specs, decode, workers, progress))
+    progress.finish()
+    return StateManifest.build(entries)
+
+
+def _workers(device: str, threads: int | None) -> int:
+    """A GPU is fed by one thread."""
+    return 1 if device != "cpu" else max(1, threads if threads is not None else torch.get_num_threads())
+
+
+def _each_tensor(
+    specs: Sequence[TensorSpec],
+    work: Callable[[TensorSpec, Callable[[int], None]], T],
+    workers: int,
+    progress: Progress,
+) -> Iterator[T]:
+    """Do ``work`` for every tensor, several at a time; results in the order of ``specs``.
+
+    ``work`` reports bytes through its second argument, which is also where it stops when another one failed.
+    """
+    lock = threading.Lock()
+    stopped = threading.Event()
+
+    def advance(amount: int) -> None:
+        if stopped.is_set():
+            raise CancelledError
+        with lock:
+            progress.advance(amount)
+
+    with one_thread(), ThreadPoolExecutor(max_workers=workers) as pool:
+        futures = [pool.submit(work, spec, advance) for spec in specs]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def compare_states(expected: StateManifest, found: StateManifest, *, subject: str) -> None:
+    """Require two states to be equal.
+
+    Raises:
+        StateDriftError: with a sentence for each drifted tensor (the first ten; the count is in the hint).
+    """
+    drift = found.drift_from(expected)
+    if drift:
+        raise StateDriftError("; ".join(drift[:10]), subject=subject, hint=f"{len(drift)} tensor(s) drifted")
+
+
+def relative_errors(
+    source: TensorSource,
+    reference: TensorSource,
+    *,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+    threads: int | None = None,
+) -> dict[str, tuple[float, float]]:
+    """How far each reconstructed tensor is from the reference's.
+
+    Args:
+        source: the pack.
+        reference: a source with the same tensor names and shapes; dtypes may differ.
+        device: where the pack is decoded.
+        progress: told about compared bytes of the pack.
+        threads: tensors compared at a time, by default as many as torch would use threads.
+
+    Returns:
+        Tensor name → (‖W − W_ref‖²_F, ‖W_ref‖²_F), both in float64, so that errors of tensors can be summed
+        to the error of a layer; the relative error is the root of their quotient. Sums are taken over blocks
+        of 2^20 elements, whatever the chunks.
+
+    Raises:
+        ModelError: the two have other tensors, or other shapes.
+    """
+    theirs = {spec.name: spec for spec in reference.specs}
+    if theirs.keys() != {spec.name for spec in source.specs}:
+        different = sorted(theirs.keys() ^ {spec.name for spec in source.specs})
+        raise ModelError(
+            f"pack and reference have other tensors: {', '.join(different[:3])}", subject=reference.pack.name
+        )
+    for spec in source.specs:
+        if theirs[spec.name].shape != spec.shape:
+            raise ModelError(
+                f"tensor {spec.name!r}: expected shape {list(theirs[spec.name].shape)}, found {list(spec.shape)}",
+                subject=source.pack.name,
+            )
+    specs = [spec for spec in source.specs if spec.dtype in _FLOATS and theirs[spec.name].dtype in _FLOATS]
+
+    def compare(spec: TensorSpec, advance: Callable[[int], None]) -> tuple[float, float]:
+        difference = norm = 0.0
+        pairs = zip(_blocks(source, spec, device), _blocks(reference, theirs[spec.name], device), strict=True)
+        for mine, wanted in pairs:
+            norm += float(torch.dot(wanted, wanted))
+            gap = mine - wanted
+            difference += float(torch.dot(gap, gap))
+            advance(mine.numel() * DTYPE_SIZES[spec.dtype])
+        return difference, norm
+
+    progress.start(sum(spec.nbytes for spec in specs), "bytes", "comparing with the reference")
+    sums = list(_each_tensor(specs, compare, _workers(device, threads), progress))
+    progress.finish()
+    return {spec.name: pair for spec, pair in zip(specs, sums, strict=True)}
+
+
+def _blocks(source: TensorSource, spec: TensorSpec, device: str) -> Iterator[torch.Tensor]:
+    """A tensor's elements in float64, in blocks of fixed size, whatever the size of the chunks."""
+    dtype = TORCH_DTYPES[spec.dtype]
+    block_bytes = _BLOCK_ELEMENTS * dtype.itemsize
+    waiting = bytearray()
+    for chunk in source.stream(spec.name, device=device):
+        waiting += chunk
+        while len(waiting) >= block_bytes:
+            yield torch.frombuffer(waiting[:block_bytes], dtype=dtype).double()
+            del waiting[:block_bytes]
+    if waiting:
+        yield torch.frombuffer(waiting, dtype=dtype).double()
