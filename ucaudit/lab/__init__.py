@@ -1,0 +1,1 @@
+"""The work that takes minutes to hours: compress, measure, attest."""

@@ -1,0 +1,379 @@
+"""The main job: reconstruct, digest, measure, judge, sign, enter in the ledger, bundle.
+
+The order is fixed, and nothing downstream of the signature can change what was measured. A failed claim is
+signed, entered and bundled exactly like one that holds.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ucaudit import __version__
+from ucaudit.core.digest import FileManifest, StateManifest
+from ucaudit.core.errors import InputError, ModelError, RefusedError, UcauditError
+from ucaudit.core.files import require_writable_directory, write_bytes
+from ucaudit.core.progress import SILENT, Progress
+from ucaudit.core.records import (
+    Attestation,
+    BitsPerWeight,
+    LayerError,
+    NamedDigest,
+    PackIdentity,
+    Plan,
+    PlanReference,
+    Reconstruction,
+    ReferenceIdentity,
+    Tie,
+    Tool,
+    make_statement,
+    now,
+)
+from ucaudit.core.records.statement import parse_statement
+from ucaudit.evidence import bundle as names
+from ucaudit.evidence.bundle import OpenBundle, attestation_subjects, close_bundle, open_bundle, staged
+from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, draft_claims, judge_all
+from ucaudit.evidence.keys import Signer
+from ucaudit.evidence.plan import deviations
+from ucaudit.evidence.policy import LoadedPolicy
+from ucaudit.evidence.registration import Registered, find_entry, register
+from ucaudit.evidence.signing import Envelope, sign
+from ucaudit.lab.environment import describe_environment
+from ucaudit.lab.limitations import limitations_of
+from ucaudit.lab.measure import Measurement, measure, measurement_record
+from ucaudit.lab.planning import resolve_corpus
+from ucaudit.packs.codecs import TensorSource, open_source
+from ucaudit.packs.opened import OpenedPack, open_pack
+from ucaudit.packs.state import reconstruct_state, relative_errors
+
+_LAYER: Final = re.compile(r"^(.*?\.(?:layers|h|blocks)\.\d+)\.")
+
+Render = Callable[[OpenBundle], Mapping[str, bytes]]
+"""Makes the reports of a bundle that is signed but not closed: file name → bytes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything an attestation needs.
+
+    Attributes:
+        pack, reference: directories, or a ``.gguf`` file.
+        policy: what to measure and to judge.
+        signer: signs the record, and closes the bundle.
+        out: the bundle directory to make.
+        corpus: evaluation text; the policy's by default.
+        ledger: the ledger directory, if the record shall be entered.
+        ledger_signer: the ledger's key; ``signer`` by default.
+        plan: the plan's envelope file, if the measurement was pre-registered.
+        render: makes the reports.
+    """
+
+    pack: Path
+    reference: Path
+    policy: LoadedPolicy
+    signer: Signer
+    out: Path
+    corpus: Path | None = None
+    ledger: Path | None = None
+    ledger_signer: Signer | None = None
+    plan: Path | None = None
+    render: Render | None = None
+    device: str = "cpu"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out."""
+
+    bundle: Path
+    record: Attestation
+    envelope_digest: str
+    ledger_index: int | None
+    render_error: UcauditError | None = None
+
+
+@dataclass
+class _Audit:
+    """What the stages hand on."""
+
+    pack_files: FileManifest
+    reference_files: FileManifest
+    state: StateManifest
+    reference_state: StateManifest
+    published: StateManifest | None
+    layer_errors: tuple[LayerError, ...]
+    measurement: Measurement
+    plan: tuple[Envelope, Plan] | None = field(default=None)
+
+
+def preflight(request: Request) -> None:
+    """Fail now rather than after an hour: paths, output, text, key, plan and ledger.
+
+    Raises:
+        UcauditError: whatever is missing or malformed.
+    """
+    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
+        raise RefusedError("exists already and is not empty", subject=str(request.out), hint="choose another --out")
+    require_writable_directory(request.out.parent)
+    resolve_corpus(request.policy, request.corpus)
+    open_pack(request.pack, excludes=request.policy.policy.gate.exclude).close()
+    open_pack(request.reference).close()
+    if request.plan is not None:
+        _read_plan(request.plan, request.signer)
+        if request.ledger is None:
+            raise InputError(
+                "a plan needs the ledger it was committed to", subject=str(request.plan), hint="--ledger"
+            )
+    if request.ledger is not None:
+        from ucaudit.evidence.ledger import Ledger
+
+        Ledger.open(request.ledger)
+
+
+def attest(request: Request, *, progress: Progress = SILENT) -> Outcome:
+    """Audit a pack and write the evidence bundle.
+
+    Interrupted, it leaves no bundle; the measurement's finished windows lie in ``.NAME.measure`` beside the
+    output and are taken up by the next run with the same inputs.
+
+    Raises:
+        InputError, UnavailableError: nothing was signed.
+    """
+    preflight(request)
+    work = request.out.parent / f".{request.out.name}.measure"
+    rules = request.policy.policy
+    with (
+        open_pack(request.pack, excludes=rules.gate.exclude) as opened,
+        open_source(opened) as source,
+        open_pack(request.reference) as original,
+        open_source(original) as reference,
+    ):
+        audit = _audit(request, opened, source, original, reference, work, progress)
+        record = _record(request, opened, source, original, reference, audit)
+    outcome = _bundle(request, record, audit)
+    shutil.rmtree(work, ignore_errors=True)
+    return outcome
+
+
+def _audit(
+    request: Request,
+    opened: OpenedPack,
+    source: TensorSource,
+    original: OpenedPack,
+    reference: TensorSource,
+    work: Path,
+    progress: Progress,
+) -> _Audit:
+    progress.start(opened.total_bytes, "bytes", "hashing the pack")
+    pack_files = opened.file_manifest(progress=progress.advance)
+    progress.finish()
+    progress.start(original.total_bytes, "bytes", "hashing the reference")
+    reference_files = original.file_manifest(progress=progress.advance)
+    progress.finish()
+    reference_state = reconstruct_state(reference, device=request.device, progress=progress)
+    pinned = request.policy.policy.reference.state_digest
+    if pinned is not None and pinned != reference_state.digest:
+        raise ModelError(
+            f"the policy pins reference state {pinned}, found {reference_state.digest}",
+            subject=str(request.reference),
+        )
+    state = reconstruct_state(source, device=request.device, progress=progress)
+    rules = request.policy.policy.measurement
+    measurement = measure(
+        source,
+        reference,
+        resolve_corpus(request.policy, request.corpus),
+        n=rules.n,
+        seq_len=rules.seq_len,
+        seed=rules.seed,
+        dtype=rules.dtype,
+        device=request.device,
+        threads=request.threads,
+        state_dir=work,
+        progress=progress,
+        pack_digest=pack_files.digest,
+        reference_digest=reference_files.digest,
+    )
+    errors = relative_errors(source, reference, progress=progress)
+    return _Audit(
+        pack_files=pack_files,
+        reference_files=reference_files,
+        state=state,
+        reference_state=reference_state,
+        published=source.published_state(),
+        layer_errors=_by_layer(errors, state),
+        measurement=measurement,
+        plan=_read_plan(request.plan, request.signer) if request.plan else None,
+    )
+
+
+def _record(
+    request: Request,
+    opened: OpenedPack,
+    source: TensorSource,
+    original: OpenedPack,
+    reference: TensorSource,
+    audit: _Audit,
+) -> Attestation:
+    policy = request.policy.policy
+    drifted = audit.state.drift_from(audit.published) if audit.published else []
+    provenance = source.provenance()
+    results = compute_results(audit.measurement.values, confidence=policy.claims.confidence, seed=BOOTSTRAP_SEED)
+    pack = PackIdentity(
+        name=opened.name,
+        codec=source.codec,
+        codec_version=source.codec_version,
+        arithmetic_profile=source.arithmetic_profile,
+        pack_digest=audit.pack_files.digest,
+        files=len(audit.pack_files.entries),
+        bytes=opened.total_bytes,
+        bits_per_weight=_bits(source),
+        license=provenance.license,
+        unclaimed_files=source.unclaimed(),
+        excluded=tuple(policy.gate.exclude),
+        settings=provenance.settings,
+        calibration=provenance.calibration,
+    )
+    dtypes = sorted({entry.dtype for entry in audit.reference_state.entries})
+    identity = ReferenceIdentity(
+        name=original.name,
+        files_digest=audit.reference_files.digest,
+        state_digest=audit.reference_state.digest,
+        dtype=", ".join(dtypes),
+        arithmetic_profile=reference.arithmetic_profile,
+        source=policy.reference.source,
+        revision=policy.reference.revision,
+        note=policy.reference.note,
+    )
+    reconstruction = Reconstruction(
+        state_digest=audit.state.digest,
+        tensors=len(audit.state.entries),
+        parameters=audit.state.parameters,
+        ties=tuple(Tie(name=alias, same_as=stored) for alias, stored in source.ties),
+        matches_published="none-published" if audit.published is None else "no" if drifted else "yes",
+        drifted=tuple(line.split(":")[0] for line in drifted[:1000]),
+        device_class=request.device,
+        layer_errors=audit.layer_errors,
+    )
+    draft = Attestation(
+        created=now(),
+        tool=Tool(name="ucaudit", version=__version__),
+        determination="inconclusive",
+        pack=pack,
+        reference=identity,
+        reconstruction=reconstruction,
+        measurement=measurement_record(audit.measurement),
+        results=results,
+        claims=draft_claims(policy.planned_claims(publishes_state=audit.published is not None)),
+        limitations=(),
+        exceptions=policy.exception_records(),
+        plan=None,
+        policy=NamedDigest(name=request.policy.path.name, sha256=request.policy.sha256),
+        context=policy.context(),
+        environment=describe_environment(),
+    )
+    claims = judge_all(draft, results, audit.measurement.values)
+    record = draft.model_copy(
+        update={"claims": claims, "determination": determine(claims, draft.exceptions, draft.created)}
+    )
+    if audit.plan is not None:
+        record = record.model_copy(update={"plan": _plan_reference(request, *audit.plan, record)})
+    return record.model_copy(update={"limitations": limitations_of(record, on_ledger=request.ledger is not None)})
+
+
+def _bundle(request: Request, record: Attestation, audit: _Audit) -> Outcome:
+    render_error: UcauditError | None = None
+    placed: Registered | None = None
+    statement = make_statement(record, attestation_subjects(record, audit.pack_files))
+    envelope = sign(statement.to_bytes(), request.signer, subject=names.ATTESTATION)
+    with staged(request.out) as stage:
+        names.write_attestation(stage, envelope, request.signer.public_key)
+        write_bytes(stage / names.PACK_MANIFEST, audit.pack_files.to_bytes())
+        write_bytes(stage / names.REFERENCE_MANIFEST, audit.reference_files.to_bytes())
+        write_bytes(stage / names.STATE, audit.state.to_bytes())
+        audit.measurement.save_values(stage)
+        if audit.plan is not None and request.ledger is not None:
+            write_bytes(stage / names.PLAN, audit.plan[0].raw)
+            _write_proof(
+                stage, find_entry(request.ledger, audit.plan[0].digest), names.PLAN_PROOF, names.PLAN_ENTRY
+            )
+        if request.ledger is not None:
+            placed = register(request.ledger, envelope, request.ledger_signer or request.signer)
+            _write_proof(stage, placed, names.LEDGER_PROOF, names.LEDGER_ENTRY)
+        if request.render is not None:
+            # The record is in the ledger by now: a report that cannot be rendered must not cost the evidence.
+            try:
+                for name, data in request.render(open_bundle(stage)).items():
+                    write_bytes(stage / name, data)
+            except UcauditError as error:
+                render_error = error
+        close_bundle(stage, request.signer)
+    return Outcome(request.out, record, envelope.digest, placed.index if placed else None, render_error)
+
+
+def _write_proof(stage: Path, placed: Registered | None, proof: str, entry: str) -> None:
+    if placed is not None:
+        write_bytes(stage / proof, placed.proof)
+        write_bytes(stage / entry, placed.entry)
+
+
+def _read_plan(path: Path, signer: Signer) -> tuple[Envelope, Plan]:
+    """A plan signed by the same key that will sign the result. Raises InputError."""
+    from ucaudit.core.files import read_limited
+    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES
+
+    envelope = Envelope.parse(read_limited(path, MAX_ENVELOPE_BYTES), subject=str(path))
+    if not envelope.signers([signer.public_key]):
+        raise InputError("the plan was signed by another key than --key", subject=str(path))
+    statement = parse_statement(envelope.payload, subject=str(path))
+    if not isinstance(statement.predicate, Plan):
+        raise InputError("not a plan", subject=str(path))
+    return envelope, statement.predicate
+
+
+def _plan_reference(request: Request, envelope: Envelope, plan: Plan, record: Attestation) -> PlanReference:
+    placed = find_entry(request.ledger, envelope.digest) if request.ledger else None
+    if placed is None:
+        raise InputError("the ledger has no entry for this plan", subject=str(request.plan), hint="ucaudit plan")
+    return PlanReference(
+        envelope_digest=envelope.digest,
+        ledger_origin=placed.origin,
+        ledger_index=placed.index,
+        deviations=deviations(plan, record),
+    )
+
+
+def _bits(source: TensorSource) -> BitsPerWeight:
+    measured = source.bits_per_weight()
+    return BitsPerWeight(
+        nominal=measured.nominal,
+        compressed_on_disk=measured.compressed_on_disk,
+        whole_on_disk=measured.whole_on_disk,
+    )
+
+
+def _by_layer(errors: Mapping[str, tuple[float, float]], state: StateManifest) -> tuple[LayerError, ...]:
+    """Squared norms a tensor → relative error a layer, in the order of the layers; the rest last."""
+    sizes = {entry.name: entry.elements for entry in state.entries}
+    groups: dict[str, list[str]] = {}
+    for name in errors:
+        match = _LAYER.match(name)
+        groups.setdefault(match[1] if match else "outside the layers", []).append(name)
+
+    def order(item: str) -> tuple[bool, int, str]:
+        number = item.rsplit(".", 1)[-1]
+        return not number.isdigit(), int(number) if number.isdigit() else 0, item
+
+    result = []
+    for layer in sorted(groups, key=order):
+        members = groups[layer]
+        difference = sum(errors[name][0] for name in members)
+        norm = sum(errors[name][1] for name in members)
+        relative = (difference / norm) ** 0.5 if norm else 0.0
+        result.append(LayerError(layer=layer, relative_error=relative, parameters=sum(sizes[n] for n in members)))
+    return tuple(result)

@@ -1,0 +1,86 @@
+"""What a reader must know before relying on a record: derived from the record, never left out."""
+
+from __future__ import annotations
+
+from ucaudit.core.records import Attestation, Limitation
+
+
+def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation, ...]:
+    """The limitations that apply to a record, the most particular first.
+
+    Args:
+        record: complete but for its limitations.
+        on_ledger: whether the record will be entered in a ledger.
+    """
+    measured = record.measurement
+    found: list[tuple[str, str]] = []
+    if record.reference.note:
+        found.append(("reference-origin", record.reference.note))
+    if record.pack.unclaimed_files:
+        listed = ", ".join(record.pack.unclaimed_files[:5])
+        found.append(
+            (
+                "unclaimed-files",
+                f"{len(record.pack.unclaimed_files)} file(s) of the pack are not claimed by its manifest ({listed})"
+                " and are unknown; the pack digest covers them.",
+            )
+        )
+    found.append(
+        (
+            "one-corpus",
+            f"The result is about {measured.corpus.name}: {measured.n} of its {measured.corpus.windows_available} "
+            f"windows of {measured.seq_len} tokens. Another text gives another ratio, often by more than this "
+            "interval's width.",
+        )
+    )
+    found.append(
+        (
+            "not-task-quality",
+            "Perplexity, KL divergence and top-1 agreement compare next-token predictions. Equal perplexity "
+            "does not mean equal quality in a task, equal safety behaviour, or equal outcomes.",
+        )
+    )
+    if measured.calibration_overlap == "forced":
+        found.append(
+            (
+                "calibration-overlap",
+                "The evaluation text is the pack's own calibration text; the result is flattered.",
+            )
+        )
+    elif record.pack.calibration is not None:
+        found.append(
+            (
+                "calibration-text",
+                f"The encoder saw {record.pack.calibration.name}, as the pack states it. The evaluation text is "
+                "another file; overlap of passages between the two was not searched for.",
+            )
+        )
+    if record.plan is None:
+        found.append(
+            (
+                "not-planned",
+                "The measurement was not pre-registered. Somebody may have measured before, and kept the best run.",
+            )
+        )
+    else:
+        found.append(
+            (
+                "planned-privately",
+                "The plan was in the ledger before this result. A private measurement before it would not show.",
+            )
+        )
+    time = (
+        "The ledger is run by the signer and has no outside witness: it proves consistency with checkpoints that "
+        "somebody else kept, not the time."
+        if on_ledger
+        else "The record is in no ledger, so nothing shows whether other results were left out."
+    )
+    found.append(("no-trusted-time", f"{time} The time of signing is the signer's own word."))
+    found.append(
+        (
+            "self-reported",
+            "The per-token values were computed by the signer. The figures follow from them by recomputation; that "
+            "they came from this pack is shown only by measuring again.",
+        )
+    )
+    return tuple(Limitation(id=slug, text=text) for slug, text in found)

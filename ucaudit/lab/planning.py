@@ -1,0 +1,85 @@
+"""Drafting a plan: which pack, which reference, which text, how much of it, and what will be judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ucaudit import __version__
+from ucaudit.core.digest import sha256_file
+from ucaudit.core.errors import CorpusError, RefusedError
+from ucaudit.core.progress import SILENT, Progress
+from ucaudit.core.records import Plan, PlannedPack, Tool, now
+from ucaudit.evidence.policy import LoadedPolicy
+from ucaudit.packs.codecs import open_source
+from ucaudit.packs.opened import open_pack
+
+
+def resolve_corpus(policy: LoadedPolicy, corpus: Path | None) -> Path:
+    """The evaluation text: the one given, else the policy's. Its digest must be the policy's, if that pins one.
+
+    Raises:
+        CorpusError: none is named, or it is another text than the policy pins.
+        NotFoundError: there is no such file.
+    """
+    path = corpus or policy.corpus_path()
+    if path is None:
+        raise CorpusError(
+            "no evaluation text", subject=str(policy.path), hint="give --corpus or [measurement] corpus"
+        )
+    pinned = policy.policy.measurement.corpus_sha256
+    found = sha256_file(path)
+    if pinned is not None and pinned != found:
+        raise CorpusError(f"the policy pins sha-256 {pinned}, found {found}", subject=str(path))
+    return path
+
+
+def draft_plan(
+    pack: Path,
+    reference: Path,
+    policy: LoadedPolicy,
+    corpus: Path | None,
+    *,
+    progress: Progress = SILENT,
+) -> Plan:
+    """Digest what will be measured, and fix how.
+
+    Args:
+        pack, reference: directories, or a ``.gguf`` file.
+        policy: sample size, claims and exclusions come from it.
+        corpus: the evaluation text, by default the policy's.
+        progress: told about the bytes hashed.
+
+    Raises:
+        InputError, UnavailableError: see :func:`ucaudit.packs.codecs.open_source`.
+    """
+    text = resolve_corpus(policy, corpus)
+    rules = policy.policy.measurement
+    opened = open_pack(pack, excludes=policy.policy.gate.exclude)
+    with open_source(opened) as source:
+        progress.start(opened.total_bytes, "bytes", "hashing the pack")
+        pack_digest = opened.file_manifest(progress=progress.advance).digest
+        progress.finish()
+        profile = source.arithmetic_profile
+        publishes_state = source.published_state() is not None
+    with open_pack(reference) as original:
+        progress.start(original.total_bytes, "bytes", "hashing the reference")
+        reference_digest = original.file_manifest(progress=progress.advance).digest
+        progress.finish()
+    if pack_digest == reference_digest:
+        raise RefusedError("pack and reference are the same files", subject=str(pack))
+    return Plan(
+        created=now(),
+        tool=Tool(name="ucaudit", version=__version__),
+        pack=PlannedPack(name=opened.name, pack_digest=pack_digest, arithmetic_profile=profile),
+        reference_name=original.name,
+        reference_files_digest=reference_digest,
+        corpus_name=text.name,
+        corpus_sha256=sha256_file(text),
+        n=rules.n,
+        seq_len=rules.seq_len,
+        seed=rules.seed,
+        dtype=rules.dtype,
+        claims=policy.policy.planned_claims(publishes_state=publishes_state),
+        perturbations=(),
+        policy_sha256=policy.sha256,
+    )

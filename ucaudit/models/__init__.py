@@ -1,0 +1,1 @@
+"""Building transformers models from a checkpoint or a pack."""

@@ -1,0 +1,202 @@
+"""Build a transformers model and tokenizer from a tensor source, and refuse anything that did not load whole.
+
+The masks, rotary embeddings, attention and checkpoint conversions are transformers' own. What is ours is the
+refusal: a parameter that stayed on the meta device, was initialised at random, or a tensor that nothing used,
+would make every later figure meaningless.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ucaudit.core import strictjson
+from ucaudit.core.errors import ModelError, missing_extra
+
+try:
+    import torch
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoTokenizer
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+except ImportError as error:
+    raise missing_extra("measure", error.name or "torch") from error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from ucaudit.packs.codecs.base import TensorSource
+
+ATTENTION: Final = "sdpa"
+"""The attention implementation that is asked for; families without it run with ``eager`` (see the record)."""
+
+EXPERTS: Final = "eager"
+"""The implementation of mixture-of-experts layers, where the family has any."""
+
+TOKENIZER_FILES: Final = frozenset(
+    {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "chat_template.jinja",
+    }
+)
+"""The carried files a tokenizer is read from; nothing else of a pack reaches the tokenizer loader."""
+
+# The state is already decoded, so a quantisation section would be applied twice; the others name code or files.
+_CONFIG_KEYS_DROPPED: Final = frozenset(
+    {"quantization_config", "auto_map", "transformers_weights", "fusion_config", "torch_dtype", "dtype"}
+)
+_MAX_CARRIED_BYTES: Final = 256 << 20
+_MAX_NAMED: Final = 5
+
+
+def model_config(source: TensorSource) -> PreTrainedConfig:
+    """The transformers configuration of a source, without the keys that name code, files or a quantiser.
+
+    Raises:
+        ModelError: no ``model_type``, or one that transformers does not know as a causal language model.
+    """
+    raw = dict(source.config())
+    model_type = raw.pop("model_type", None)
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"transformers {transformers.__version__} does not know the model type {model_type!r}",
+            subject="config.json",
+        )
+    kept = {key: value for key, value in raw.items() if key not in _CONFIG_KEYS_DROPPED and key[:1] != "_"}
+    try:
+        config: PreTrainedConfig = CONFIG_MAPPING[model_type].from_dict(kept)
+    except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"not a usable configuration: {_one_line(error)}", subject="config.json") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"{model_type} is not a causal language model", subject="config.json")
+    return config
+
+
+def load_model(source: TensorSource, *, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The whole model in memory, in eval mode, without gradients.
+
+    Args:
+        source: every tensor of the checkpoint, under the names of its files.
+        dtype: what the parameters are converted to (each value rounded once).
+        device: ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ModelError: a parameter is missing, unexpected, of another shape, still on the meta device, or the
+            configuration does not fit.
+    """
+    state = {spec.name: source.load(spec.name) for spec in source.specs}
+    return build_model(model_config(source), state, dtype=dtype, device=device)
+
+
+def build_model(
+    config: PreTrainedConfig, state: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: str
+) -> PreTrainedModel:
+    """As :func:`load_model`, from a configuration and the tensors by name."""
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if isinstance(model_class, tuple):
+        model_class = model_class[0]
+    attention = ATTENTION if getattr(model_class, "_supports_sdpa", False) else "eager"
+    config._experts_implementation = EXPERTS
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, report = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(state),
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
+        )
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        raise ModelError(
+            f"transformers cannot build this model: {_one_line(error)}", subject=config.model_type
+        ) from error
+    finally:
+        transformers.logging.enable_progress_bar()
+        transformers.logging.set_verbosity(verbosity)
+    _require_whole(model, report)
+    model.requires_grad_(False)
+    model.eval()
+    moved: PreTrainedModel = model.to(device)
+    return moved
+
+
+def load_tokenizer(source: TensorSource) -> PreTrainedTokenizerBase:
+    """The tokenizer from the source's carried files, and from nothing else.
+
+    Raises:
+        ModelError: no tokenizer files, or transformers cannot read them without running code from them.
+    """
+    wanted = sorted(name for name in source.carried_files() if name in TOKENIZER_FILES)
+    if not {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"} & set(wanted):
+        raise ModelError("no tokenizer files", subject="tokenizer.json")
+    with tempfile.TemporaryDirectory(prefix="ucaudit-tokenizer-") as folder:
+        for name in wanted:
+            with source.open_carried(name) as handle:
+                data = handle.read(_MAX_CARRIED_BYTES + 1)
+            if len(data) > _MAX_CARRIED_BYTES:
+                raise ModelError(f"larger than {_MAX_CARRIED_BYTES} bytes", subject=name)
+            (Path(folder) / name).write_bytes(data)
+        config = {key: value for key, value in source.config().items() if key not in _CONFIG_KEYS_DROPPED}
+        (Path(folder) / "config.json").write_bytes(strictjson.dumps(config))
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+            raise ModelError(f"not a usable tokenizer: {_one_line(error)}", subject="tokenizer.json") from error
+    return tokenizer
+
+
+def runtime_record(model: PreTrainedModel) -> dict[str, str]:
+    """What a measurement must record about the model's own code: versions, dtype, attention, experts, device."""
+    parameter = next(model.parameters())
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "modelClass": type(model).__name__,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": parameter.device.type,
+        "attention": str(model.config._attn_implementation),
+        "experts": str(getattr(model.config, "_experts_implementation", None) or EXPERTS),
+    }
+
+
+def _require_whole(model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    for title, found in (
+        ("missing", report["missing_keys"]),
+        ("unexpected", report["unexpected_keys"]),
+        ("of another shape", [entry[0] for entry in report["mismatched_keys"]]),
+        ("not loadable", report["error_msgs"]),
+    ):
+        if found:
+            names = sorted(str(name) for name in found)
+            more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+            raise ModelError(
+                f"{len(names)} tensors {title}: {', '.join(names[:_MAX_NAMED])}{more}",
+                subject=model.config.model_type,
+                hint="the tensors do not belong to this config.json",
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ModelError("the tensor was never loaded", subject=name)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
