@@ -1,0 +1,46 @@
+"""Checks as JUnit XML, which every CI system shows."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from ucaudit.evidence.verify import Verification
+
+
+def junit_xml(suite: str, result: Verification) -> bytes:
+    """One test case a check: failures with their message, what was not checked as skipped.
+
+    Args:
+        suite: the suite's name.
+        result: a verification with its checks.
+
+    Returns:
+        UTF-8 XML.
+    """
+    skipped = sum(check.status == "not-checked" for check in result.checks)
+    root = ET.Element(
+        "testsuite",
+        name=suite,
+        tests=str(len(result.checks)),
+        failures=str(len(result.failures)),
+        errors="0",
+        skipped=str(skipped),
+    )
+    for check in result.checks:
+        case = ET.SubElement(root, "testcase", classname=f"ucaudit.{check.slug}", name=_legal(check.what))
+        if check.status == "fail":
+            failure = ET.SubElement(case, "failure", message=_legal(check.detail))
+            failure.text = _legal(check.error.hint or "") if check.error else ""
+        elif check.status == "not-checked":
+            ET.SubElement(case, "skipped", message=_legal(check.detail))
+        else:
+            ET.SubElement(case, "system-out").text = _legal(check.detail)
+    ET.indent(root)
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _legal(text: str) -> str:
+    """Without the characters that XML 1.0 forbids."""
+    return "".join(
+        c if c in "\t\n" or 0x20 <= ord(c) < 0xD800 or 0xE000 <= ord(c) < 0xFFFE else "\ufffd" for c in text
+    )

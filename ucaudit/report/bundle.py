@@ -1,0 +1,146 @@
+"""From an evidence bundle to a report. Nothing is rendered from a bundle whose files are not the signed ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ucaudit.core.errors import (
+    DigestMismatchError,
+    LedgerInconsistentError,
+    MalformedRecordError,
+    UntrustedKeyError,
+    VerificationError,
+)
+from ucaudit.core.records import Endorsement, Statement, parse_time
+from ucaudit.core.tokenvalues import load
+from ucaudit.evidence.bundle import LEDGER_ENTRY, LEDGER_PROOF, PACK_MANIFEST, STATE, OpenBundle, cited
+from ucaudit.evidence.ledger import Checkpoint, LedgerEntry, LedgerProof, verify_proof
+from ucaudit.evidence.ledger.note import SignedNote
+from ucaudit.evidence.signing import Envelope
+from ucaudit.evidence.trust import Trust, TrustedKey
+from ucaudit.report.render import render_html, render_pdf
+from ucaudit.report.view import EndorsementFacts, LedgerFacts, ReportView, build_view
+
+
+def render_bundle(
+    bundle: OpenBundle,
+    profile: str,
+    *,
+    paper: str = "a4",
+    trust: Trust | None = None,
+    kind: Literal["pdf", "html"] = "pdf",
+) -> bytes:
+    """The report of a bundle, as a file's bytes. Arguments and errors as :func:`bundle_view` and the renderer."""
+    view = bundle_view(bundle, profile, trust=trust)
+    if kind == "html":
+        return render_html(view, paper=paper).encode("utf-8")
+    return render_pdf(view, paper=paper, attach=bundle.attestation.raw if view.profile.attach_record else None)
+
+
+def bundle_view(bundle: OpenBundle, profile: str, *, trust: Trust | None = None) -> ReportView:
+    """Check what the bundle cites, and collect what a report prints.
+
+    Args:
+        bundle: opened; its files are compared with the record's digests here.
+        profile: a profile's name, or the path of a profile file.
+        trust: without it the report says that no key was checked.
+
+    Raises:
+        NotFoundError: a cited file, or the profile, is missing.
+        DigestMismatchError: a cited file is not the one that was recorded, or a subject contradicts it.
+        UntrustedKeyError: ``trust`` is given, and no key in it that counts made the signature.
+        LedgerInconsistentError: the ledger proof is about another record, or does not hold.
+        InputError: something in the bundle is malformed.
+    """
+    key_id = _hint(bundle.attestation)
+    signer = None if trust is None else _trusted(bundle.attestation, trust, "attestation")
+    statement = bundle.statement
+    if signer is not None:
+        _require_counts(signer, "attestation", bundle.record.created)
+        key_id = signer.key.key_id
+    bundle.check_artefacts()
+    _check_subjects(bundle, statement)
+    return build_view(
+        statement,
+        envelope_digest=bundle.attestation.digest,
+        signer_key_id=key_id,
+        principal=signer.principal if signer else None,
+        roles=signer.roles if signer else (),
+        endorsements=_endorsements(bundle, trust),
+        values=load(bundle.path),
+        ledger=_ledger(bundle, trust),
+        profile=profile,
+        payload_digest=bundle.attestation.payload_digest,
+    )
+
+
+def _hint(envelope: Envelope) -> str:
+    return next((item.key_hint for item in envelope.signatures if item.key_hint), "")
+
+
+def _trusted(envelope: Envelope, trust: Trust, kind: str) -> TrustedKey:
+    """The trusted key that made the signature; one that is trusted for ``kind`` if there are several."""
+    entries = [trust.entry(key) for key in envelope.signers(trust.public_keys)]
+    if not entries:
+        raise UntrustedKeyError(
+            "no key of the trust file made this signature",
+            subject=envelope.subject,
+            hint="compare the key id with its owner, then ucaudit trust add",
+        )
+    return next((entry for entry in entries if kind in entry.predicate_types), entries[0])
+
+
+def _require_counts(entry: TrustedKey, kind: str, created: str) -> None:
+    """Refuse a key that is revoked, expired or not for this kind of record. Raises UntrustedKeyError."""
+    try:
+        when = parse_time(created)
+    except ValueError as error:
+        raise MalformedRecordError(f"not a date: {created}", subject=kind) from error
+    objection = entry.objection(kind, when)
+    if objection is not None:
+        raise UntrustedKeyError(objection, subject=f"key {entry.key.key_id[:16]}…")
+
+
+def _check_subjects(bundle: OpenBundle, statement: Statement) -> None:
+    """The statement's subjects are printed as digests of files: they must be those of the manifests."""
+    record = bundle.record
+    expected = {PACK_MANIFEST: cited(record)[PACK_MANIFEST], STATE: cited(record)[STATE]}
+    expected |= {f"pack/{path}": digest for path, digest in bundle.pack_manifest().by_path().items()}
+    for item in statement.subjects:
+        if expected.get(item.name) != item.sha256:
+            raise DigestMismatchError(f"subject {item.name!r} is not what the record cites", subject=PACK_MANIFEST)
+
+
+def _endorsements(bundle: OpenBundle, trust: Trust | None) -> list[EndorsementFacts]:
+    """Endorsements of this record; with a trust file only those whose signature holds and whose key counts."""
+    found = []
+    for envelope, statement in bundle.endorsements:
+        predicate = statement.predicate
+        if not isinstance(predicate, Endorsement):
+            continue
+        if predicate.attestation_digest != bundle.attestation.digest:
+            raise VerificationError("endorses another attestation", subject=envelope.subject)
+        if trust is None:
+            found.append(EndorsementFacts.of(predicate, _hint(envelope), None))
+        else:
+            entry = _trusted(envelope, trust, "endorsement")
+            _require_counts(entry, "endorsement", predicate.created)
+            found.append(EndorsementFacts.of(predicate, entry.key.key_id, entry.principal))
+    return found
+
+
+def _ledger(bundle: OpenBundle, trust: Trust | None) -> LedgerFacts | None:
+    data = bundle.ledger_proof
+    if data is None:
+        return None
+    proof = LedgerProof.parse(data, subject=LEDGER_PROOF)
+    leaf = proof.extra if proof.extra is not None else bundle.read(LEDGER_ENTRY, 1 << 16)
+    entry = LedgerEntry.parse(leaf, subject=LEDGER_PROOF)
+    if entry.envelope_sha256 != bundle.attestation.digest:
+        raise LedgerInconsistentError("the proof is about another record", subject=LEDGER_PROOF)
+    note = SignedNote.parse(proof.checkpoint, subject=LEDGER_PROOF)
+    checkpoint = Checkpoint.parse(note.text, subject=LEDGER_PROOF)
+    known = [item for item in trust.ledgers if item.origin == checkpoint.origin] if trust else []
+    for ledger in known:
+        verify_proof(data, leaf, ledger.vkey)
+    return LedgerFacts(checkpoint.origin, proof.index, checkpoint.size, checked=bool(known))
