@@ -1,0 +1,105 @@
+"""``ucaudit inspect``: what a pack is and what it claims, without torch."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ucaudit.cli.common import Output, output_options, table
+from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
+
+if TYPE_CHECKING:
+    from ucaudit.packs.codecs import TensorSource
+    from ucaudit.packs.inspection import Inspection
+
+
+@click.command()
+@click.argument("pack", type=click.Path(path_type=Path))
+@click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor.")
+@click.option("--no-hash", is_flag=True, help="Do not hash the files.")
+@output_options
+def inspect(pack: Path, list_tensors: bool, no_hash: bool, out: Output) -> int:
+    """Say what a PACK is and what it claims.
+
+    PACK is a directory or a .gguf file. Files are hashed and compared with the
+    pack's own manifest; no tensor is decoded. Exits 1 if the pack contradicts
+    its manifest.
+    """
+    from ucaudit.packs.codecs import open_source
+    from ucaudit.packs.inspection import inspect_source
+
+    with open_source(pack) as source:
+        found = inspect_source(source, hash_files=not no_hash, progress=out.progress)
+        out.result(_document(source, found), _text(source, found, list_tensors))
+    return EXIT_FAIL if found.contradictions else EXIT_PASS
+
+
+def _document(source: TensorSource, found: Inspection) -> dict[str, Any]:
+    published = found.published
+    return {
+        "name": source.pack.name,
+        "codec": source.codec,
+        "codecVersion": source.codec_version,
+        "arithmeticProfile": source.arithmetic_profile,
+        "packDigest": found.files.digest if found.files else None,
+        "files": len(source.pack.files),
+        "bytes": source.pack.total_bytes,
+        "parameters": source.parameters,
+        "bitsPerWeight": source.bits_per_weight().model_dump(by_alias=True),
+        "license": found.provenance.license,
+        "source": found.provenance.source,
+        "settings": found.provenance.settings,
+        "publishedState": published.digest if published else None,
+        "ties": [list(tie) for tie in source.ties],
+        "unclaimedFiles": list(source.unclaimed()),
+        "contradictions": found.contradictions,
+        "tensors": [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in source.specs],
+    }
+
+
+def _text(source: TensorSource, found: Inspection, list_tensors: bool) -> str:
+    bits = source.bits_per_weight()
+    numbers = [f"{bits.whole_on_disk:.3f} on disk in all"]
+    if bits.compressed_on_disk is not None:
+        numbers.insert(0, f"{bits.compressed_on_disk:.3f} for compressed tensors")
+    if bits.nominal is not None:
+        numbers.insert(0, f"{bits.nominal:g} nominal")
+    dtypes = Counter(spec.dtype for spec in source.specs)
+    rows = [
+        ("pack", source.pack.name),
+        ("codec", f"{source.codec} {source.codec_version}"),
+        ("profile", source.arithmetic_profile),
+        ("files", f"{len(source.pack.files)}, {source.pack.total_bytes:,} bytes"),
+        (
+            "tensors",
+            f"{len(source.specs)} ({', '.join(f'{count} {name}' for name, count in sorted(dtypes.items()))})",
+        ),
+        ("parameters", f"{source.parameters:,}"),
+        ("bits/weight", ", ".join(numbers)),
+        ("licence", found.provenance.license or "not stated"),
+    ]
+    rows += [("source", found.provenance.source)] if found.provenance.source else []
+    rows += [("tied", f"{alias} = {stored}") for alias, stored in source.ties]
+    if found.files is not None:
+        rows.append(("pack digest", found.files.digest))
+    rows.append(("published", found.published.digest if found.published else "none"))
+    rows += [("unclaimed", path) for path in source.unclaimed()]
+    rows += [("contradiction", sentence) for sentence in found.contradictions]
+    width = max(64, shutil.get_terminal_size((80, 24)).columns - 15)
+    lines = [table([line for label, value in rows for line in _wrapped(label, value, width)])]
+    if list_tensors:
+        shapes = [(spec.dtype, "x".join(map(str, spec.shape)) or "scalar", spec.name) for spec in source.specs]
+        lines.append(table(shapes, header=("dtype", "shape", "tensor")))
+    return "\n\n".join(lines)
+
+
+def _wrapped(label: str, value: str, width: int) -> list[tuple[str, str]]:
+    """A row, its value printable and continued below itself if it is wide."""
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
+    first, *more = textwrap.wrap(text, width) or [""]
+    return [(label, first), *(("", line) for line in more)]

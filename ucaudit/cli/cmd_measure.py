@@ -1,0 +1,102 @@
+"""``ucaudit measure``: a pack's perplexity against its reference's, on the same tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, table
+from ucaudit.core.errors import EXIT_PASS
+
+if TYPE_CHECKING:
+    from ucaudit.core.records import Interval, Results
+
+
+@click.command()
+@click.argument("pack", type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), required=True, help="The uncompressed model.")
+@click.option("--corpus", type=click.Path(path_type=Path), required=True, help="Evaluation text, UTF-8.")
+@click.option("--n", type=click.IntRange(min=2), default=50, show_default=True, help="Windows to draw.")
+@click.option("--seq-len", type=click.IntRange(min=2), default=1024, show_default=True, help="Tokens a window.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of the draw.")
+@click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--allow-overlap", is_flag=True, help="Allow the pack's own calibration text; it is recorded.")
+@click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Where the values go.")
+@compute_options
+@output_options
+def measure(
+    pack: Path,
+    reference: Path,
+    corpus: Path,
+    n: int,
+    seq_len: int,
+    seed: int,
+    dtype: str,
+    allow_overlap: bool,
+    directory: Path,
+    device: str,
+    threads: int | None,
+    out: Output,
+) -> int:
+    """Measure PACK's perplexity against --reference on the same tokens of a text.
+
+    Writes the values of every token (no text), and measurement.json. Interrupted,
+    it keeps the finished windows; the same command goes on from there.
+    """
+    device = prepare_compute(device, threads)
+    from ucaudit.lab.corpus import load_corpus
+    from ucaudit.lab.measure import measure as run
+    from ucaudit.lab.measure import prepare_output, write_measurement
+    from ucaudit.lab.measure_plan import plan_measurement, require_memory
+    from ucaudit.packs.codecs import open_source
+
+    state = prepare_output(directory)
+    text = load_corpus(corpus)
+    with open_source(pack) as source, open_source(reference) as original:
+        plan = plan_measurement(
+            source, original, text, n=n, seq_len=seq_len, seed=seed, dtype=dtype, allow_overlap=allow_overlap
+        )
+        require_memory(plan, device)
+        out.status(
+            f"{n} of {plan.windows.available} windows of {seq_len} tokens, about "
+            f"{plan.memory_bytes / 1e9:.1f} GB and {plan.seconds(device):.0f} s"
+        )
+        measured = run(
+            source,
+            original,
+            text,
+            n=n,
+            seq_len=seq_len,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            state_dir=state,
+            progress=out.progress,
+            allow_overlap=allow_overlap,
+        )
+        results, document = write_measurement(measured, directory)
+    out.result({**document, "directory": str(directory)}, _text(results, directory))
+    return EXIT_PASS
+
+
+def _text(results: Results, directory: Path) -> str:
+    rows = [
+        ("perplexity ratio", _interval(results.ratio, 5)),
+        ("  bootstrap-t", _interval(results.ratio_bootstrap, 5)),
+        ("perplexity", f"reference {results.ppl_reference:.4f}, pack {results.ppl_pack:.4f}"),
+        ("KL divergence", f"{_interval(results.kl, 6)} nats a token"),
+        ("top-1 agreement", _interval(results.top1, 4)),
+        ("windows, tokens", f"{results.windows:,}, {results.tokens:,}"),
+        ("values", str(directory)),
+    ]
+    return table([(name, value) for name, value in rows])
+
+
+def _interval(interval: Interval, digits: int) -> str:
+    return (
+        f"{interval.estimate:.{digits}f}  ({interval.confidence:.0%} interval "
+        f"{interval.lower:.{digits}f} to {interval.upper:.{digits}f})"
+    )

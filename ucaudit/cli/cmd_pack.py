@@ -1,0 +1,94 @@
+"""``ucaudit pack``: the encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, table
+from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, RefusedError, UnavailableError
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Pack directory to make.")
+@click.option("--bits", type=click.IntRange(2, 8), default=5, show_default=True, help="Bits of one code.")
+@click.option("--group", type=click.IntRange(8, 1024), default=64, show_default=True, help="Columns a scale.")
+@click.option("--rank", type=click.IntRange(0, 1040), default=16, show_default=True, help="Rank of the overlay.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Text to calibrate on.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of the draw of calibration sequences.")
+@click.option("--steps", type=click.IntRange(0), default=0, help="Training steps a layer; only 0 in this release.")
+@click.option("--kl-weight", type=click.FloatRange(0), default=0.0, help="Output regulariser; only 0 for now.")
+@click.option("--dry-run", is_flag=True, help="Print size, bits a weight and expected time, and stop.")
+@compute_options
+@output_options
+def pack(
+    model: Path,
+    directory: Path,
+    bits: int,
+    group: int,
+    rank: int,
+    calibration: Path | None,
+    seed: int,
+    steps: int,
+    kl_weight: float,
+    dry_run: bool,
+    device: str,
+    threads: int | None,
+    out: Output,
+) -> int:
+    """Compress the bf16 checkpoint MODEL to an open pack whose bits decode the
+    same everywhere.
+
+    Prints the state digest: what every decoder must reconstruct.
+    """
+    if steps or kl_weight:
+        raise UnavailableError(
+            "per-layer training is not in this release", subject="--steps, --kl-weight", hint="leave them at 0"
+        )
+    if prepare_compute("cpu" if device == "auto" else device, threads) != "cpu":
+        raise DeviceUnavailableError("the encoder runs on cpu only", subject=device, hint="--device cpu")
+    from ucaudit.lab.compress import Settings, compress, estimate
+    from ucaudit.lab.compress_tensors import TensorSettings
+    from ucaudit.packs.codecs import open_source
+
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise RefusedError("exists already and is not empty", subject=str(directory), hint="choose another --out")
+    settings = Settings(TensorSettings(bits=bits, group=group, rank=rank), seed=seed)
+    with open_source(model) as source:
+        if dry_run:
+            expected = estimate(source, settings, calibrated=calibration is not None)
+            figures: dict[str, Any] = {
+                "bitsPerWeightCompressed": round(expected.bits_per_weight, 4),
+                "compressedParameters": expected.compressed,
+                "parameters": expected.parameters,
+                "bytes": expected.tensor_bytes,
+                "seconds": round(expected.seconds),
+            }
+            out.result(
+                {"dryRun": True, **figures}, table([(name, f"{value:,}") for name, value in figures.items()])
+            )
+            return EXIT_PASS
+        if calibration is None:
+            out.warn("without --calibration weights are rounded one by one: expect a larger loss")
+        files = source.pack.file_manifest().digest
+        made = compress(
+            source, directory, settings, calibration=calibration, source_digest=files, progress=out.progress
+        )
+    bits_per_weight = made.manifest.bits_per_weight
+    document = {
+        "pack": str(directory),
+        "stateDigest": made.state.digest,
+        "bitsPerWeight": bits_per_weight.model_dump(by_alias=True),
+        "compressedParameters": made.manifest.compressed_parameters,
+        "parameters": made.manifest.parameters,
+    }
+    if bits_per_weight.compressed_on_disk is not None:
+        out.status(
+            f"bits a weight: {bits} nominal, {bits_per_weight.compressed_on_disk:.3f} on disk for the compressed "
+            f"weights, {bits_per_weight.whole_on_disk:.3f} for the whole model"
+        )
+    out.result(document, made.state.digest)
+    return EXIT_PASS

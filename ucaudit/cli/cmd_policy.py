@@ -1,0 +1,49 @@
+"""``ucaudit policy``: write one, explain one."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import click
+
+from ucaudit.cli.common import Output, output_options
+from ucaudit.core.errors import EXIT_PASS, RefusedError
+
+
+@click.group()
+def policy() -> None:
+    """Write a commented policy, or explain one."""
+
+
+@policy.command("init")
+@click.option("--out", "path", type=click.Path(path_type=Path), default=Path("policy.toml"), show_default=True)
+@click.option("--profile", type=click.Choice(["soc2", "sr-11-7", "fda"]), default="soc2", show_default=True)
+@output_options
+def init(path: Path, profile: str, out: Output) -> int:
+    """Write a commented policy to fill in."""
+    from ucaudit.core.files import write_text
+    from ucaudit.evidence.policy import template
+
+    if path.exists():
+        raise RefusedError(
+            "exists already and is never overwritten", subject=str(path), hint="choose another --out"
+        )
+    write_text(path, template(profile))
+    out.result({"policy": str(path), "profile": profile}, str(path))
+    return EXIT_PASS
+
+
+@policy.command("check")
+@click.argument("path", type=click.Path(path_type=Path))
+@output_options
+def check(path: Path, out: Output) -> int:
+    """Explain a policy in sentences and warn of settings that defeat themselves."""
+    from ucaudit.evidence.policy import explain, load_policy, warnings
+
+    loaded = load_policy(path)
+    sentences, concerns = explain(loaded.policy), warnings(loaded.policy)
+    lines = [*sentences, *(f"warning: {concern}" for concern in concerns)]
+    text = "\n".join(textwrap.fill(line, 78, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+    out.result({"policy": str(path), "sha256": loaded.sha256, "sentences": sentences, "warnings": concerns}, text)
+    return EXIT_PASS

@@ -1,0 +1,64 @@
+"""``ucaudit report``: the evidence report of a bundle, as PDF or HTML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from ucaudit.cli.common import Output, output_options
+from ucaudit.core.errors import EXIT_PASS
+
+_KINDS: dict[str, Literal["pdf", "html"]] = {".pdf": "pdf", ".html": "html", ".htm": "html"}
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--profile", required=True, help="soc2, sr-11-7 (or mrm), fda, or the path of a profile file.")
+@click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="FILE.pdf or FILE.html.")
+@click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True)
+@click.option(
+    "--trust", "trust_file", type=click.Path(path_type=Path), help="Name the signer from this trust file."
+)
+@output_options
+def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Path | None, out: Output) -> int:
+    """Render the evidence report of BUNDLE from its signed record.
+
+    Refuses when a file that the record cites is not the one that was signed.
+    With --trust the signature must hold under a key of that file; without it
+    the report says that no key was checked. A report made here is not part of
+    the closed bundle: ucaudit verify knows only the reports inside it.
+    """
+    from ucaudit.core.digest import sha256_hex
+    from ucaudit.core.files import make_directory, write_bytes
+    from ucaudit.evidence.bundle import open_bundle
+    from ucaudit.evidence.trust import load_trust
+    from ucaudit.report import load_profile, render_bundle
+    from ucaudit.report.render import require_jinja, require_weasyprint
+
+    kind = _KINDS.get(target.suffix.lower())
+    if kind is None:
+        raise click.UsageError(f"--out ends in .pdf or .html, found {target.name!r}")
+    chosen = load_profile(profile)
+    if kind == "pdf":
+        require_weasyprint()
+    else:
+        require_jinja()
+    opened = open_bundle(bundle)
+    trust = load_trust(trust_file) if trust_file is not None else None
+    out.status(f"rendering {chosen.title}")
+    data = render_bundle(opened, profile, paper=paper, trust=trust, kind=kind)
+    make_directory(target.parent)
+    write_bytes(target, data)
+    document = {
+        "path": str(target),
+        "profile": chosen.slug,
+        "determination": opened.record.determination,
+        "envelopeDigest": opened.attestation.digest,
+        "keyChecked": trust is not None,
+        "sha256": sha256_hex(data),
+        "exitCode": EXIT_PASS,
+    }
+    out.result(document, str(target))
+    return EXIT_PASS
