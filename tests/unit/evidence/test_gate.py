@@ -1,0 +1,131 @@
+"""The gate: each rule refuses for its own reason."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from bundles import make_bundle, make_setting, make_values
+
+from ucaudit.core.errors import NotFoundError
+from ucaudit.evidence.bundle import open_bundle
+from ucaudit.evidence.gate import apply_policy
+from ucaudit.evidence.policy import load_policy
+from ucaudit.evidence.trust import load_trust
+from ucaudit.evidence.verify import verify_bundle
+from ucaudit.interop.junit import junit_xml
+from ucaudit.packs.compare import select_bundle
+
+BASE = {
+    "measurement": {"n": 30, "seq_len": 8},
+    "claims": {"ppl_ratio_max": 1.0125},
+    "gate": {"allowed_codecs": ["ucq"], "require_plan": True},
+}
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("setting"))
+
+
+@pytest.fixture(scope="module")
+def honest(setting):
+    return make_bundle(setting, setting.root / "honest")
+
+
+def toml(tables):
+    def show(value):
+        return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+
+    return "\n".join(
+        f"[{name}]\n" + "\n".join(f"{key} = {show(value)}" for key, value in table.items())
+        for name, table in tables.items()
+    )
+
+
+def gate(path, setting, tmp_path, at=None, extra="", **changes):
+    tables = {name: {**BASE.get(name, {}), **changes.get(name, {})} for name in BASE.keys() | changes.keys()}
+    policy = tmp_path / "policy.toml"
+    policy.write_text(toml(tables) + extra)
+    bundle = open_bundle(path)
+    result = verify_bundle(bundle, load_trust(setting.trust))
+    assert result.authentic
+    claims = apply_policy(bundle, result, load_policy(policy).policy, at=at)
+    return {check.slug for check in result.failures}, claims, result
+
+
+def test_admitted(honest, setting, tmp_path):
+    failures, claims, result = gate(honest, setting, tmp_path)
+    assert failures == set()
+    assert [claim.verdict for claim in claims] == ["pass", "pass"]
+    assert b'failures="0"' in junit_xml("gate", result)
+
+
+@pytest.mark.parametrize(
+    ("changes", "slug"),
+    [
+        ({"measurement": {"n": 41}}, "n"),
+        ({"measurement": {"seq_len": 64}}, "seq-len"),
+        ({"claims": {"confidence": 0.99}}, "confidence"),
+        ({"claims": {"ppl_ratio_max": 1.0001}}, "claim-ppl-ratio"),
+        ({"claims": {"ppl_ratio_max": 1.0125, "mean_kl_max": 0.0001}}, "claim-mean-kl"),
+        ({"claims": {"ppl_ratio_max": 1.0125, "top1_agreement_min": 0.999}}, "claim-top1-agreement"),
+        ({"claims": {"ppl_ratio_max": 1.0125, "bits_per_weight_max": 5.5}}, "claim-bits-per-weight"),
+        ({"gate": {"allowed_codecs": ["gguf"]}}, "codec"),
+        ({"gate": {"required_roles": ["validator"]}}, "role"),
+        ({"gate": {"min_signers": 2}}, "signers"),
+        ({"reference": {"state_digest": "0" * 64}}, "reference"),
+        ({"measurement": {"corpus_sha256": "0" * 64}}, "corpus"),
+    ],
+)
+def test_refused(honest, setting, tmp_path, changes, slug):
+    failures, _, result = gate(honest, setting, tmp_path, **changes)
+    assert failures == {slug}
+    assert result.failures[0].error.code == "policy-violation"
+    assert b"<failure" in junit_xml("gate", result)
+
+
+def test_old_and_future_evidence(honest, setting, tmp_path):
+    late = datetime.now(UTC) + timedelta(days=366)
+    assert gate(honest, setting, tmp_path, at=late)[0] == {"age"}
+    early = datetime.now(UTC) - timedelta(days=1)
+    assert gate(honest, setting, tmp_path, at=early)[0] == {"future"}
+
+
+def test_a_record_without_plan_or_ledger(setting, tmp_path):
+    bare = make_bundle(setting, tmp_path / "bare", planned=False, on_ledger=False)
+    assert gate(bare, setting, tmp_path)[0] == {"ledger-required", "plan-required"}
+
+
+def test_the_gate_uses_its_own_threshold_not_the_records(setting, tmp_path):
+    lenient = make_bundle(setting, tmp_path / "lenient", values=make_values(drift=0.1), ratio_max=2.0)
+    assert open_bundle(lenient).record.determination == "pass"
+    assert gate(lenient, setting, tmp_path)[0] == {"claim-ppl-ratio"}
+
+
+def test_inconclusive_is_refused_unless_allowed(setting, tmp_path):
+    open_question = make_bundle(setting, tmp_path / "open", values=make_values(drift=0.0122, spread=0.004))
+    assert open_bundle(open_question).record.determination == "inconclusive"
+    assert gate(open_question, setting, tmp_path)[0] == {"claim-ppl-ratio"}
+    assert gate(open_question, setting, tmp_path, gate={"allow_inconclusive": True})[0] == set()
+
+
+def test_exceptions_excuse_until_they_expire(setting, tmp_path):
+    failing = make_bundle(setting, tmp_path / "failing", values=make_values(drift=0.1))
+    text = '\n[[gate.exceptions]]\nclaim = "ppl-ratio"\nowner = "o"\nrationale = "r"\nexpires = "{}"\n'
+    assert gate(failing, setting, tmp_path, extra=text.format("2099-01-01T00:00:00Z"))[0] == set()
+    assert gate(failing, setting, tmp_path, extra=text.format("2020-01-01T00:00:00Z"))[0] == {"claim-ppl-ratio"}
+
+
+def test_of_many_bundles_the_one_about_this_pack(setting, tmp_path):
+    with pytest.raises(NotFoundError, match="no evidence"):
+        select_bundle(tmp_path, setting.pack)
+    many = tmp_path / "many"
+    many.mkdir()
+    other = make_setting(tmp_path / "other")
+    make_bundle(setting, many / "a")
+    make_bundle(
+        other, many / "b", pack=open_bundle(many / "a").record.pack.model_copy(update={"pack_digest": "0" * 64})
+    )
+    assert select_bundle(many, setting.pack).path.name == "a"
+    renamed = shutil.copytree(setting.pack, tmp_path / "renamed")
+    assert select_bundle(many, renamed).path.name == "a"

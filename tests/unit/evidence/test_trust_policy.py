@@ -1,0 +1,143 @@
+"""Trust files and policies: what they mean, and typos that would switch a check off."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from ucaudit.core.errors import InputError, MalformedPolicyError, RefusedError
+from ucaudit.evidence.keys import generate
+from ucaudit.evidence.policy import explain, load_policy, profiles, template, warnings
+from ucaudit.evidence.trust import add_key, add_ledger, load_trust
+
+AT = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def key(tmp_path):
+    return generate(tmp_path / "keys", "k", password=None)[2]
+
+
+def test_round_trip_with_awkward_names(tmp_path, key):
+    path = tmp_path / "trust.toml"
+    add_key(path, key, 'Zoë "the key" \\ O\'Hara\t', roles=["developer"], valid_until="2027-01-01T00:00:00Z")
+    add_ledger(path, "example.com/log", "example.com/log+12345678+AAAA")
+    add_ledger(path, "example.com/log", "example.com/log+12345678+AAAA")
+    trust = load_trust(path)
+    assert trust.keys[0].principal == 'Zoë "the key" \\ O\'Hara\t'
+    assert trust.keys[0].key.key_id == key.key_id
+    assert len(trust.ledgers) == 1
+    with pytest.raises(RefusedError, match="listed already"):
+        add_key(path, key, "again", roles=[])
+    with pytest.raises(RefusedError, match="another key"):
+        add_ledger(path, "example.com/log", "example.com/log+87654321+BBBB")
+
+
+def test_comments_survive(tmp_path, key):
+    path = tmp_path / "trust.toml"
+    path.write_text("# do not lose me\n")
+    add_key(path, key, "x", roles=[])
+    assert "# do not lose me" in path.read_text()
+
+
+def test_objections(tmp_path, key):
+    def entry(**more):
+        path = tmp_path / "t.toml"
+        lines = [
+            f'principal = "p"\npublic-key = "{key.base64}"',
+            *(f"{k.replace('_', '-')} = {v}" for k, v in more.items()),
+        ]
+        path.write_text("[[key]]\n" + "\n".join(lines))
+        return load_trust(path).keys[0]
+
+    assert entry().objection("attestation", AT) is None
+    assert "expired" in entry(valid_until='"2026-05-01T00:00:00Z"').objection("attestation", AT)
+    assert "not valid before" in entry(valid_from='"2026-07-01T00:00:00Z"').objection("attestation", AT)
+    assert "not trusted for" in entry(predicate_types='["plan"]').objection("attestation", AT)
+    revoked = entry(revoked_at='"2026-12-01T00:00:00Z"', revoked_reason='"stolen"')
+    # A claimed time before the revocation does not help: whoever stole the key can back-date.
+    assert revoked.objection("attestation", AT) == "revoked at 2026-12-01T00:00:00Z: stolen"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x = [", "not toml"),
+        ("keys = 1", "unknown setting keys"),
+        ("key = 1", r"write \[\[key\]\] tables"),
+        ('[[key]]\nprincipal = "x"', "public-key"),
+        ('[[key]]\nprincipal = "x"\npublic-key = "%%"', "base64"),
+        ('[[key]]\nprincipal = "x"\npublic-key = "AAAA"', "SPKI"),
+        ('[[key]]\nprinciple = "x"', "unknown setting"),
+        ('[[ledger]]\norigin = "x"', "origin and vkey"),
+    ],
+)
+def test_malformed_trust_files(tmp_path, text, reason):
+    path = tmp_path / "trust.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=reason):
+        load_trust(path)
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_templates_are_policies(tmp_path, profile):
+    path = tmp_path / "policy.toml"
+    path.write_text(template(profile))
+    policy = load_policy(path).policy
+    assert policy.claims.ppl_ratio_max == 1.0125
+    assert any("1.0125" in sentence for sentence in explain(policy))
+    assert any("state_digest" in warning for warning in warnings(policy))
+
+
+def write(tmp_path, text):
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "hint"),
+    [
+        ("[claim]\nppl_ratio_max = 1.1", "unknown setting claim", "did you mean claims"),
+        ("[claims]\nppl_ratio_mx = 1.1", "ppl_ratio_mx", "did you mean ppl_ratio_max"),
+        ("[claims]\nppl_ratio_max = 1.1\n[gate]\nrequire_leger = true", "require_leger", "require_ledger"),
+        ("[claims]\nppl_ratio_max = -1", "claims.ppl_ratio_max", None),
+        ("[claims]\nppl_ratio_max = nan", "claims.ppl_ratio_max", None),
+        ("[claims]\nppl_ratio_max = 1.1\nconfidence = 1.0", "confidence", None),
+        ("[claims]\nppl_ratio_max = 1.1\n[measurement]\nn = 0", "measurement.n", None),
+        ('[claims]\nppl_ratio_max = 1.1\n[reference]\nstate_digest = "abc"', "state_digest", None),
+        ("[measurement]\nn = 30", "claims", None),
+        ("claims = 3", "table", None),
+    ],
+)
+def test_malformed_policies(tmp_path, text, reason, hint):
+    with pytest.raises(MalformedPolicyError, match=reason) as caught:
+        load_policy(write(tmp_path, text))
+    if hint:
+        assert hint in caught.value.hint
+
+
+def test_exceptions_need_a_real_date(tmp_path):
+    text = (
+        "[claims]\nppl_ratio_max = 1.1\n"
+        '[[gate.exceptions]]\nclaim = "ppl-ratio"\nowner = "o"\nrationale = "r"\nexpires = "{}"'
+    )
+    assert load_policy(write(tmp_path, text.format("2027-01-01T00:00:00Z"))).policy.gate.exceptions
+    with pytest.raises(MalformedPolicyError):
+        load_policy(write(tmp_path, text.format("soon")))
+
+
+def test_weak_settings_are_warned_of(tmp_path):
+    weak = (
+        "[claims]\nppl_ratio_max = 1.0005\n[measurement]\nn = 10\n"
+        "[gate]\nallow_inconclusive = true\nrequire_ledger = false"
+    )
+    found = " ".join(warnings(load_policy(write(tmp_path, weak)).policy))
+    for word in (
+        "below 30",
+        "half-width",
+        "allow_inconclusive",
+        "require_ledger",
+        "corpus_sha256",
+        "point estimate",
+    ):
+        assert word in found

@@ -1,0 +1,6 @@
+"""The oracle's pack writer for the tests of this directory."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "vectors" / "ucq"))

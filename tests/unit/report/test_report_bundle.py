@@ -1,0 +1,219 @@
+"""From a signed bundle to a report, through the library and through the command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import Setting, make_bundle, make_setting
+from click.testing import CliRunner
+
+from ucaudit.cli.cmd_report import report
+from ucaudit.core.errors import (
+    DigestMismatchError,
+    InputError,
+    LedgerInconsistentError,
+    MissingExtraError,
+    NotFoundError,
+    OutputError,
+    UntrustedKeyError,
+    VerificationError,
+)
+from ucaudit.core.files import write_bytes
+from ucaudit.core.records import Endorsement, Subject, Tool, make_statement
+from ucaudit.evidence import bundle as names
+from ucaudit.evidence.bundle import open_bundle
+from ucaudit.evidence.keys import generate, load_signer
+from ucaudit.evidence.signing import sign
+from ucaudit.evidence.trust import add_key, load_trust
+from ucaudit.report import bundle_view, render_bundle
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    return make_setting(tmp_path_factory.mktemp("report-setting"))
+
+
+@pytest.fixture(scope="module")
+def honest(setting: Setting) -> Path:
+    return make_bundle(setting, setting.root / "honest")
+
+
+@pytest.fixture
+def copy(honest: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(honest, tmp_path / "bundle"))
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(report, [str(word) for word in words], catch_exceptions=True)
+
+
+def test_facts_of_a_bundle(honest: Path, setting: Setting) -> None:
+    opened = open_bundle(honest)
+    view = bundle_view(opened, "soc2", trust=load_trust(setting.trust))
+    assert view.fingerprint == opened.attestation.digest
+    assert (view.signer.principal, view.signer.roles) == ("signer@tests.invalid", "developer")
+    assert view.signer.key_id == setting.signer.public_key.key_id
+    assert view.ledger[0].value == "tests.invalid/log"
+    assert "holds under the ledger key" in view.ledger[2].value
+    assert all(figure.svg for figure in view.charts)
+    assert {fact.label for fact in view.files} == {"manifest.json", "layer-00000.safetensors", "notes/.hidden"}
+    assert view.plan[1].value.endswith("of tests.invalid/log")
+
+
+def test_without_a_trust_file_nothing_is_vouched_for(honest: Path) -> None:
+    view = bundle_view(open_bundle(honest), "soc2")
+    assert view.signer.principal == "not assessed"
+    assert "key not checked against a trust file" in view.signer.check
+    assert "not checked" in view.ledger[2].value
+
+
+def test_html_bytes(honest: Path) -> None:
+    one, two = (render_bundle(open_bundle(honest), "fda", kind="html") for _ in range(2))
+    assert one == two
+    assert b"Signing block" in one
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nll-pack.safetensors",
+        "nll-reference.safetensors",
+        "pair.safetensors",
+        "STATE",
+        "pack.SHA256SUMS",
+        "reference.SHA256SUMS",
+        "plan.dsse.json",
+    ],
+)
+def test_an_edited_artefact_is_not_rendered(copy: Path, name: str) -> None:
+    data = bytearray((copy / name).read_bytes())
+    data[-2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(DigestMismatchError) as caught:
+        bundle_view(open_bundle(copy), "soc2")
+    assert caught.value.subject == name
+    (copy / name).unlink()
+    with pytest.raises(NotFoundError):
+        bundle_view(open_bundle(copy), "soc2")
+
+
+def test_a_foreign_key_is_refused(honest: Path, tmp_path: Path) -> None:
+    _, _, key = generate(tmp_path, "other", password=None)
+    add_key(tmp_path / "trust.toml", key, "other", roles=())
+    with pytest.raises(UntrustedKeyError):
+        bundle_view(open_bundle(honest), "soc2", trust=load_trust(tmp_path / "trust.toml"))
+
+
+def test_a_revoked_key_is_refused(honest: Path, setting: Setting, tmp_path: Path) -> None:
+    text = setting.trust.read_text(encoding="utf-8")
+    line = 'roles = ["developer"]\n'
+    assert line in text
+    revoked = tmp_path / "trust.toml"
+    revoked.write_text(text.replace(line, line + 'revoked-at = "2026-01-01T00:00:00Z"\n'), encoding="utf-8")
+    with pytest.raises(UntrustedKeyError, match="revoked"):
+        bundle_view(open_bundle(honest), "soc2", trust=load_trust(revoked))
+
+
+def test_an_edited_envelope_is_refused(copy: Path, setting: Setting) -> None:
+    path = copy / names.ATTESTATION
+    document = json.loads(path.read_bytes())
+    signature = document["signatures"][0]["sig"]
+    document["signatures"][0]["sig"] = ("B" if signature[0] == "A" else "A") + signature[1:]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UntrustedKeyError):
+        bundle_view(open_bundle(copy), "soc2", trust=load_trust(setting.trust))
+
+
+def test_a_proof_of_another_record_is_refused(copy: Path, setting: Setting, tmp_path: Path) -> None:
+    other = make_bundle(setting, tmp_path / "other", ratio_max=1.02)
+    shutil.copy(other / names.LEDGER_PROOF, copy / names.LEDGER_PROOF)
+    with pytest.raises(LedgerInconsistentError, match="another record"):
+        bundle_view(open_bundle(copy), "soc2")
+
+
+def endorse(copy: Path, setting: Setting, digest: str) -> None:
+    predicate = Endorsement(
+        created="2026-11-24T12:00:00Z",
+        tool=Tool(name="ucaudit", version="0"),
+        attestation_digest=digest,
+        printed_name="A. Person",
+        role="validator",
+        meaning="review",
+    )
+    statement = make_statement(predicate, [Subject(names.ATTESTATION, digest)])
+    envelope = sign(statement.to_bytes(), setting.signer, subject="endorsement")
+    chain = copy / names.CHAIN
+    write_bytes(chain, chain.read_bytes() + envelope.raw)
+
+
+def test_endorsements(copy: Path, setting: Setting) -> None:
+    endorse(copy, setting, open_bundle(copy).attestation.digest)
+    opened = open_bundle(copy)
+    for trust, principal in ((None, None), (load_trust(setting.trust), "signer@tests.invalid")):
+        (person,) = bundle_view(opened, "fda", trust=trust).endorsements
+        assert (person.printed_name, person.role, person.meaning) == ("A. Person", "validator", "review")
+        assert person.principal == principal
+    endorse(copy, setting, "0" * 64)
+    with pytest.raises(VerificationError, match="endorses another attestation"):
+        bundle_view(open_bundle(copy), "fda")
+
+
+def test_an_endorsement_under_an_unknown_key(copy: Path, setting: Setting, tmp_path: Path) -> None:
+    private, _, _ = generate(tmp_path / "k", "stranger", password=None)
+    stranger = Setting(setting.root, load_signer(str(private)), setting.trust, setting.ledger, setting.pack)
+    endorse(copy, stranger, open_bundle(copy).attestation.digest)
+    with pytest.raises(UntrustedKeyError):
+        bundle_view(open_bundle(copy), "fda", trust=load_trust(setting.trust))
+
+
+def test_command_writes_html(honest: Path, setting: Setting, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "report.html"
+    words = (honest, "--profile", "mrm", "--out", out, "--trust", setting.trust, "--json", "--quiet")
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["profile"] == "sr-11-7"
+    assert document["keyChecked"] is True
+    assert document["determination"] == "pass"
+    assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--profile", "gdpr", "--out", "r.html"], NotFoundError),
+        (["--profile", "soc2", "--out", "/proc/nowhere/r.html"], OutputError),
+        (["--profile", "nothere.toml", "--out", "r.html"], NotFoundError),
+    ],
+)
+def test_command_refusals(
+    honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], error: type[Exception]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(honest, *words)
+    assert isinstance(done.exception, error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_usage_and_missing_bundle(honest: Path, tmp_path: Path) -> None:
+    assert run(honest, "--profile", "soc2", "--out", tmp_path / "report.docx").exit_code == 2
+    done = run(tmp_path / "none", "--profile", "soc2", "--out", tmp_path / "r.html")
+    assert isinstance(done.exception, NotFoundError)
+
+
+def test_command_without_the_extra(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "weasyprint", None)
+    done = run(honest, "--profile", "soc2", "--out", tmp_path / "r.pdf")
+    assert isinstance(done.exception, MissingExtraError)
+    assert not (tmp_path / "r.pdf").exists()
+    assert run(honest, "--profile", "soc2", "--out", tmp_path / "r.html").exit_code == 0
+
+
+def test_errors_are_input_errors_where_nothing_can_be_said(copy: Path) -> None:
+    (copy / names.LEDGER_PROOF).write_bytes(b"c2sp.org/tlog-proof@v1\n")
+    with pytest.raises(InputError):
+        bundle_view(open_bundle(copy), "soc2")
