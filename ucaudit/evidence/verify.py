@@ -30,7 +30,7 @@ from ucaudit.evidence.keys import PublicKey
 from ucaudit.evidence.ledger import LedgerEntry, VerifiedProof, verify_proof
 from ucaudit.evidence.plan import deviations
 from ucaudit.evidence.signing import Envelope
-from ucaudit.evidence.trust import Trust, TrustedKey
+from ucaudit.evidence.trust import Trust, TrustedKey, trusted_ledgers
 
 _PROOFS: Final = {
     "attestation": ("ledger", names.LEDGER_PROOF, names.LEDGER_ENTRY),
@@ -162,7 +162,7 @@ def _judge_keys(
             f"{kind}-key", f"{kind} key's validity, type and role", problem, f"{entry.principal} ({_roles(entry)})"
         ):
             good.append(entry)
-    if kind == "attestation" and any(entry.valid_until or entry.valid_from for entry in good):
+    if kind == "attestation" and any(entry.validity.valid_until or entry.validity.valid_from for entry in good):
         result.remark(
             "claimed-time", "warn", "the time of signing", f"{created} is the signer's own word, no trusted time"
         )
@@ -293,7 +293,8 @@ def _ledger(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result: Ve
     if not bundle.has(proof) or not bundle.has(entry):
         result.remark(slug, "warn", what, "no ledger proof in the bundle")
         return None
-    if not trust.ledgers:
+    ledgers = trusted_ledgers(trust)
+    if not ledgers:
         result.remark(slug, "not-checked", what, "the trust file names no ledger")
         return None
     leaf = bundle.read(entry, 1 << 16)
@@ -304,7 +305,7 @@ def _ledger(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result: Ve
     if parsed.envelope_sha256 != digest or parsed.kind != kind:
         problem = LedgerInconsistentError(f"the proven entry is not about this {kind}", subject=entry)
     else:
-        for ledger in trust.ledgers:
+        for ledger in ledgers:
             try:
                 proven = verify_proof(bundle.read(proof, 1 << 20), leaf, ledger.vkey)
             except VerificationError as error:

@@ -17,7 +17,7 @@ from ucaudit.evidence.bundle import LEDGER_ENTRY, LEDGER_PROOF, PACK_MANIFEST, S
 from ucaudit.evidence.ledger import Checkpoint, LedgerEntry, LedgerProof, verify_proof
 from ucaudit.evidence.ledger.note import SignedNote
 from ucaudit.evidence.signing import Envelope
-from ucaudit.evidence.trust import Trust, TrustedKey
+from ucaudit.evidence.trust import Trust, TrustedKey, trusted_ledgers
 from ucaudit.report.render import render_html, render_pdf
 from ucaudit.report.view import EndorsementFacts, LedgerFacts, ReportView, build_view
 
@@ -140,7 +140,7 @@ def _ledger(bundle: OpenBundle, trust: Trust | None) -> LedgerFacts | None:
         raise LedgerInconsistentError("the proof is about another record", subject=LEDGER_PROOF)
     note = SignedNote.parse(proof.checkpoint, subject=LEDGER_PROOF)
     checkpoint = Checkpoint.parse(note.text, subject=LEDGER_PROOF)
-    known = [item for item in trust.ledgers if item.origin == checkpoint.origin] if trust else []
+    known = [item for item in trusted_ledgers(trust) if item.origin == checkpoint.origin] if trust else []
     for ledger in known:
         verify_proof(data, leaf, ledger.vkey)
     return LedgerFacts(checkpoint.origin, proof.index, checkpoint.size, checked=bool(known))
