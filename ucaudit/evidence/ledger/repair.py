@@ -28,7 +28,7 @@ from ucaudit.evidence.ledger.writing import (
 )
 
 
-def repair(path: Path) -> list[str]:
+def repair_ledger(path: Path) -> list[str]:
     """Put right what a crash or damage left, and check the whole ledger afterwards.
 
     Args:

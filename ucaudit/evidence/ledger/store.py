@@ -16,22 +16,19 @@ checkpoint that covers the full ones is on the disk.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ucaudit.core.errors import (
     LedgerInconsistentError,
-    MalformedRecordError,
     NotFoundError,
     OutputError,
     RefusedError,
 )
 from ucaudit.core.files import is_temporary, read_limited, write_bytes
 from ucaudit.evidence.keys import Signer
-from ucaudit.evidence.ledger.cosignature import WitnessedTime, WitnessKey, witnessed_times
+from ucaudit.evidence.ledger.cosignature import WitnessKey, witnessed_times
 from ucaudit.evidence.ledger.history import HISTORY_NAME, History
 from ucaudit.evidence.ledger.merkle import (
     EMPTY_ROOT,
@@ -42,11 +39,8 @@ from ucaudit.evidence.ledger.merkle import (
     tree_root,
 )
 from ucaudit.evidence.ledger.note import (
-    LINE_START,
     MAX_NOTE_BYTES,
     Checkpoint,
-    NoteSignature,
-    SignedNote,
     VerifierKey,
 )
 from ucaudit.evidence.ledger.proof import ConsistencyProof, LedgerProof
@@ -68,9 +62,6 @@ from ucaudit.evidence.ledger.writing import (
 
 if TYPE_CHECKING:
     from ucaudit.evidence.ledger.audit import EntrySink, LedgerSummary
-
-_LOOK_BACK: Final = 64
-"""How many checkpoints bare signature lines are tried on."""
 
 
 class Ledger:
@@ -189,13 +180,22 @@ class Ledger:
         head = self._open_note(current)
         self._check_index(index, head)
         chosen = current if note is None else note
-        shown = head if note is None else self._check_mine(note, head)
+        shown = head if note is None else self.own_checkpoint(note, head)
         self._check_index(index, shown)
         tiles = Tiles(self.path, head.size)
         entry = tiles.bundle(index // TILE_WIDTH)[index % TILE_WIDTH]
         hashes = inclusion_proof(index, shown.size, tiles.hash)
         check_inclusion(index, shown.size, hash_leaf(entry), hashes, shown.root, subject=str(self.path))
         return LedgerProof(index, tuple(hashes), chosen, entry).to_bytes()
+
+    def prove_cosigned(self, index: int) -> bytes:
+        """As :meth:`prove`, against the smallest kept checkpoint with this entry that any witness cosigned.
+
+        It carries the earliest witnessed time, whoever will trust which witness. Without one, against the current
+        checkpoint.
+        """
+        sizes = [size for size in cosigned_sizes(self.path) if size > index]
+        return self.prove(index, note=self.checkpoint_at(sizes[0]) if sizes else None)
 
     def prove_witnessed(self, index: int, witnesses: Sequence[WitnessKey]) -> bytes:
         """As :meth:`prove`, against the kept checkpoint that gives the entry the earliest witnessed time.
@@ -232,6 +232,13 @@ class Ledger:
         if note is None:
             raise RefusedError(f"no checkpoint of {size} entries was ever signed", subject=str(self.path))
         return note
+
+    def root_at(self, size: int) -> bytes:
+        """The root of the tree of the first ``size`` entries, from the stored tiles. Raises RefusedError."""
+        head = self.head()
+        if not 0 <= size <= head.size:
+            raise RefusedError(f"no tree of {size} entries: the ledger has {head.size}", subject=str(self.path))
+        return tree_root(size, Tiles(self.path, head.size).hash)
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """RFC 6962 proof that the tree of ``new`` entries extends that of ``old``. Raises RefusedError."""
@@ -274,7 +281,7 @@ class Ledger:
         if not entries:
             return []
         with locked(self.path):
-            return self._extend(self._recovered(), entries, signer)
+            return self._extend(self.recovered(), entries, signer)
 
     def append_unless(self, decide: Callable[[], bytes | int], signer: Signer) -> int:
         """Add the entry that ``decide`` makes, or none if it finds one: asked while nobody else can append.
@@ -288,50 +295,12 @@ class Ledger:
         """
         self._check_append((), signer)
         with locked(self.path):
-            head = self._recovered()
+            head = self.recovered()
             decided = decide()
             if isinstance(decided, int):
                 return decided
             self._check_append((decided,), signer)
             return self._extend(head, (decided,), signer)[0]
-
-    def attach(self, cosigned: bytes, witnesses: Sequence[WitnessKey]) -> tuple[WitnessedTime, ...]:
-        """Keep a witness's cosignature of one of this ledger's checkpoints.
-
-        It is kept beside the checkpoint it belongs to for ever, and shown with the current one if that is it.
-
-        Args:
-            cosigned: the cosigned checkpoint, or the signature lines alone, which are then looked for at the
-                current checkpoint and the latest before it.
-            witnesses: the keys of the witnesses to expect.
-
-        Raises:
-            MalformedRecordError: neither a checkpoint nor signature lines.
-            LedgerInconsistentError: no line of these witnesses that holds, or a checkpoint of another tree.
-            OutputError: it cannot be written.
-        """
-        with locked(self.path):
-            head = self._recovered()
-            note = self._whole_note(cosigned, witnesses)
-            found = witnessed_times(note, self.key, witnesses, subject="cosignature")
-            if not found:
-                raise LedgerInconsistentError(
-                    "no cosignature by the given witness",
-                    subject="cosignature",
-                    hint="compare the witness's verifier key with the one that cosigned",
-                )
-            self._check_mine(note, head)
-            parsed = SignedNote.parse(note, subject="cosignature")
-            lines = [line for witness in witnesses for _, line in witness.times(parsed, subject="cosignature")]
-            size = found[0].size
-            place = self.path / COSIGNED_NAME / str(size)
-            make_durable_directory(place.parent)
-            kept = self.checkpoint_at(size)
-            write_bytes(place, SignedNote.parse(kept, subject=str(place)).with_signatures(lines))
-            if size == head.size:
-                current = SignedNote.parse(self.checkpoint(), subject=CHECKPOINT_NAME)
-                write_bytes(self.path / CHECKPOINT_NAME, current.with_signatures(lines))
-        return found
 
     def verify(
         self,
@@ -380,7 +349,8 @@ class Ledger:
             if len(entry) > MAX_ENTRY_BYTES:
                 raise RefusedError(f"an entry of {len(entry)} bytes; at most {MAX_ENTRY_BYTES} fit")
 
-    def _recovered(self) -> Checkpoint:
+    def recovered(self) -> Checkpoint:
+        """The checkpoint after what a crash left was put right. Only for whoever holds the lock."""
         return recover(self.path, self.head(), self.history)
 
     def _extend(self, head: Checkpoint, entries: Sequence[bytes], signer: Signer) -> list[int]:
@@ -395,7 +365,7 @@ class Ledger:
         prune(before, after)
         return list(range(head.size, after.size))
 
-    def _check_mine(self, note: bytes, head: Checkpoint) -> Checkpoint:
+    def own_checkpoint(self, note: bytes, head: Checkpoint) -> Checkpoint:
         """A checkpoint of this very tree, at most as large. Raises LedgerInconsistentError."""
         checkpoint = self.key.open(note, subject="checkpoint")
         if (
@@ -408,28 +378,6 @@ class Ledger:
                 hint="keep it: it may show that the ledger was rewritten",
             )
         return checkpoint
-
-    def _whole_note(self, cosigned: bytes, witnesses: Sequence[WitnessKey]) -> bytes:
-        """The checkpoint that signature lines alone belong to, with them; a whole checkpoint is as it is."""
-        if not cosigned.startswith(LINE_START):
-            return cosigned
-        try:
-            lines = [
-                NoteSignature.parse(line, subject="cosignature") for line in cosigned.decode("utf-8").splitlines()
-            ]
-        except UnicodeDecodeError as error:
-            raise MalformedRecordError(f"not utf-8 at byte {error.start}", subject="cosignature") from error
-        notes = deque((note for note, _ in self.history.checkpoints()), maxlen=_LOOK_BACK)
-        for note in reversed(notes):
-            whole = SignedNote.parse(note, subject="cosignature").with_signatures(lines)
-            with suppress(LedgerInconsistentError):
-                if witnessed_times(whole, self.key, witnesses, subject="cosignature"):
-                    return whole
-        raise LedgerInconsistentError(
-            f"the signature fits none of the last {len(notes)} checkpoints",
-            subject="cosignature",
-            hint="attach the whole cosigned checkpoint, with its text",
-        )
 
 
 def _refuse_used(path: Path) -> None:
