@@ -23,6 +23,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
         errno.EPERM: "permission denied",
         errno.EROFS: "read-only file system",
         errno.ENOSPC: "no space left on device",
+        errno.EFBIG: "larger than the system allows",
         errno.EDQUOT: "disk quota exceeded",
         errno.ENOTDIR: "a parent is not a directory",
         errno.EISDIR: "is a directory",
@@ -51,14 +52,14 @@ def atomic_open(path: Path, *, mode: int = 0o644, sync: bool = True) -> Iterator
     except OSError as error:
         raise output_error(path, error) from error
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            try:
+        try:  # around the closing too: after a failed write it tries to write what is left once more
+            with os.fdopen(descriptor, "wb") as handle:
                 yield handle
                 handle.flush()
                 if sync:
                     os.fsync(handle.fileno())
-            except OSError as error:
-                raise output_error(path, error) from error
+        except OSError as error:
+            raise output_error(path, error) from error
         try:
             temporary.replace(path)
             if sync:

@@ -216,19 +216,17 @@ def _clean_edge(path: Path, kind: int | str, number: int, width: int) -> bool:
         for item in (path / f"{tile_path(kind, number)}.p").iterdir():
             if is_temporary(item.name) or not item.name.isdecimal() or int(item.name) > width:
                 item.unlink()
-    present = number > 0 or width > 0
-    while True:
-        full = path / tile_path(kind, number)
-        partial = path / f"{tile_path(kind, number)}.p"
-        if not full.exists() and not (partial.exists() and width == 0):
-            return present
+    beyond = number
+    while (path / tile_path(kind, beyond)).exists() or (
+        (beyond > number or width == 0) and (path / f"{tile_path(kind, beyond)}.p").exists()
+    ):
+        beyond += 1
+    for tile in range(beyond - 1, number - 1, -1):  # from the end: whoever is killed here leaves no hole
         with suppress(OSError):
-            full.unlink(missing_ok=True)
-        if width == 0:
-            _remove_directory(partial)
-        if full.exists() or (width == 0 and partial.exists()):
-            return present
-        number, width, present = number + 1, 0, True
+            (path / tile_path(kind, tile)).unlink(missing_ok=True)
+        if tile > number or width == 0:
+            _remove_directory(path / f"{tile_path(kind, tile)}.p")
+    return number > 0 or width > 0 or beyond > number
 
 
 def _remove_directory(path: Path) -> None:
