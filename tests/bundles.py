@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ucaudit import __version__
@@ -39,6 +39,7 @@ from ucaudit.evidence.keys import FileSigner, generate, load_signer
 from ucaudit.evidence.ledger import Ledger
 from ucaudit.evidence.plan import deviations, plan_statement
 from ucaudit.evidence.registration import register
+from ucaudit.evidence.seed import effective_seed, planned_seed, read_contribution, seed_reference
 from ucaudit.evidence.signing import sign
 from ucaudit.evidence.trust import add_key, add_ledger
 
@@ -188,7 +189,7 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
     )
 
 
-def make_plan(setting: Setting, record: Attestation, *, enter=True):
+def make_plan(setting: Setting, record: Attestation, *, enter=True, outside_seed=False):
     plan = Plan(
         created=record.created,
         tool=TOOL,
@@ -206,6 +207,7 @@ def make_plan(setting: Setting, record: Attestation, *, enter=True):
         claims=default_claims(record.claims[0].threshold),
         perturbations=(),
         policy_sha256=record.policy.sha256,
+        outside_seed=outside_seed,
     )
     envelope = sign(plan_statement(plan).to_bytes(), setting.signer, subject=names.PLAN)
     if enter:
@@ -222,10 +224,14 @@ def make_bundle(
     planned=True,
     on_ledger=True,
     late_plan=False,
+    contribute=None,
     change_record=None,
     **changes,
 ) -> Path:
-    """Write a bundle. ``change_record(record)`` may lie before the record is signed."""
+    """Write a bundle. ``change_record(record)`` may lie before the record is signed.
+
+    ``contribute(plan envelope)`` makes the plan wait for an outside party's seed, and returns its envelope or None.
+    """
     values = values or make_values()
     entries = [FileEntry(name, sha256_hex(data)) for name, data in PACK_FILES.items()]
     manifest = FileManifest.build(entries)
@@ -233,14 +239,32 @@ def make_bundle(
     with names.staged(out) as stage:
         files = save(stage, values)
         record = draft_record(values, files, manifest=manifest, state=state, ratio_max=ratio_max, **changes)
+        contribution = used = None
         if planned:
-            planned_envelope, plan = make_plan(setting, record, enter=not late_plan)
+            planned_envelope, plan = make_plan(
+                setting, record, enter=not late_plan, outside_seed=contribute is not None
+            )
             write_bytes(stage / names.PLAN, planned_envelope.raw)
+            if contribute is not None and (contribution := contribute(planned_envelope)) is not None:
+                placed = register(setting.ledger, contribution, setting.signer)
+                used = seed_reference(
+                    contribution, read_contribution(contribution, planned_envelope.digest), placed.index
+                )
+                write_bytes(stage / names.SEED, contribution.raw)
+                seed = effective_seed(planned_envelope.digest, used.value)
+                windows = draw_windows(10 * values.n, values.n, seed, CORPUS_SHA256)
+                values = replace(values, windows=windows)
+                files = save(stage, values)
+                record = draft_record(values, files, manifest=manifest, state=state, ratio_max=ratio_max, **changes)
+                record = record.model_copy(
+                    update={"measurement": record.measurement.model_copy(update={"seed": seed})}
+                )
             reference = PlanReference(
                 envelope_digest=planned_envelope.digest,
                 ledger_origin="tests.invalid/log",
                 ledger_index=0,
-                deviations=deviations(plan, record),
+                deviations=deviations(plan, record, seed=planned_seed(plan, planned_envelope.digest, used)),
+                seed=used,
             )
             record = record.model_copy(update={"plan": reference})
         if change_record is not None:
@@ -259,6 +283,10 @@ def make_bundle(
             placed = register(setting.ledger, planned_envelope, setting.signer)
             write_bytes(stage / names.PLAN_PROOF, placed.proof)
             write_bytes(stage / names.PLAN_ENTRY, placed.entry)
+        if contribution is not None:
+            placed = register(setting.ledger, contribution, setting.signer)
+            write_bytes(stage / names.SEED_PROOF, placed.proof)
+            write_bytes(stage / names.SEED_ENTRY, placed.entry)
         write_bytes(stage / names.report_name("soc2"), b"%PDF-1.7 made up")
         names.close_bundle(stage, setting.signer)
     return out
