@@ -9,11 +9,11 @@ from ucaudit.core.errors import PolicyViolationError
 from ucaudit.core.records import Attestation, Claim, parse_time
 from ucaudit.core.tokenvalues import load
 from ucaudit.evidence.bundle import OpenBundle
+from ucaudit.evidence.checks import Level, Verification
 from ucaudit.evidence.claims import compute_results, judge_planned
 from ucaudit.evidence.policy import Policy
 from ucaudit.evidence.signers import count_signers, demanded, eligible, everyone_once, signatures_of
 from ucaudit.evidence.times import CLOCK_SKEW
-from ucaudit.evidence.checks import Level, Verification
 
 
 def apply_policy(

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ucaudit.core.errors import (
-    DigestMismatchError,
     MalformedKeyError,
     MalformedRecordError,
-    MissingExtraError,
     RefusedError,
     SignatureInvalidError,
     UntrustedKeyError,
@@ -48,13 +46,9 @@ class Token:
     subject: str
 
 
-def available() -> bool:
-    """Whether the ``timestamp`` extra is installed."""
-    try:
-        _client()
-    except MissingExtraError:
-        return False
-    return True
+def require_available() -> None:
+    """Raises MissingExtraError unless the ``timestamp`` extra is installed."""
+    _client()
 
 
 def make_request(envelope: bytes) -> bytes:
@@ -130,16 +124,6 @@ def verify_token(token: Token, authorities: Sequence[TrustedAuthority]) -> Trust
         subject=token.subject,
         hint="compare the authority's certificate over another channel, then ucaudit trust add --authority",
     )
-
-
-def require_over(token: Token, digest: str, what: str) -> None:
-    """Raises DigestMismatchError unless the token is over ``digest`` (hex), that of ``what``."""
-    if token.digest != digest:
-        raise DigestMismatchError(
-            f"is over sha-256 {token.digest[:16]}…, {what} has {digest[:16]}…",
-            subject=token.subject,
-            hint="this response belongs to another file",
-        )
 
 
 def read_authority(path: Path, *, name: str | None = None) -> TrustedAuthority:
