@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -111,8 +112,10 @@ def verify_token(token: Token, authorities: Sequence[TrustedAuthority]) -> Trust
         issuers = [_certificate(der, authority.name) for der in authority.issuers]
         verifier = client.VerifierBuilder(tsa_certificate=leaf, roots=issuers or [leaf]).build()
         try:
-            verifier.verify(token._response, bytes.fromhex(token.digest))
-        except (client.VerificationError, ValueError) as error:
+            with warnings.catch_warnings():  # about certificates inside the token, which are the token's own word
+                warnings.simplefilter("ignore")
+                verifier.verify(token._response, bytes.fromhex(token.digest))
+        except (client.VerificationError, ValueError, _invalid_version()) as error:
             problems.append((authority.name, _plain(error)))
         else:
             return authority
@@ -169,8 +172,15 @@ def _certificate(der: bytes, subject: str) -> Any:  # noqa: ANN401 - an x509.Cer
 
     try:
         return load_der_x509_certificate(der)
-    except ValueError as error:
+    except (ValueError, _invalid_version()) as error:
         raise MalformedKeyError("not a certificate", subject=subject) from error
+
+
+def _invalid_version() -> type[Exception]:
+    """What cryptography raises, beside ValueError, for a certificate of no known version."""
+    from cryptography.x509 import InvalidVersion
+
+    return InvalidVersion
 
 
 def _plain(error: Exception) -> str:

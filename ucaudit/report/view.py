@@ -274,9 +274,12 @@ def _separation(key_id: str, principal: str | None, endorsements: Sequence[Endor
     others = [item for item in endorsements if item.key_id != key_id]
     if not others:
         return "every endorsement was made with the record's own key"
-    if principal is not None and all(same_person(item.principal or "", principal) for item in others):
-        return "every endorsement was made by the record's own principal, at least one of them with another key"
-    who = " of another principal" if principal is not None else ""
+    named = [item.principal for item in others if item.principal is not None]
+    who = ""
+    if principal is not None and named:
+        if all(same_person(name, principal) for name in named):
+            return "every endorsement was made by the record's own principal, at least one of them with another key"
+        who = " of another principal"
     return f"at least one endorsement was made with another key{who} than the record's"
 
 

@@ -1,6 +1,6 @@
 """Which keys are trusted, for what, in which role, and when. The trust file is the auditor's, never a bundle's."""
 
-from ucaudit.evidence.trust.edit import add_authority, add_key, add_ledger, add_vkey, find_entry, revoke
+from ucaudit.evidence.trust.edit import add_authority, add_key, add_keys, add_ledger, add_vkey, find_entry, revoke
 from ucaudit.evidence.trust.file import PREDICATES, load_trust, parse_role, parse_trust
 from ucaudit.evidence.trust.model import (
     Trust,
@@ -25,6 +25,7 @@ __all__ = [
     "Validity",
     "add_authority",
     "add_key",
+    "add_keys",
     "add_ledger",
     "add_vkey",
     "find_entry",
