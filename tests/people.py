@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -11,7 +13,7 @@ from bundles import Setting
 from ucaudit.core.files import write_bytes
 from ucaudit.core.records import Endorsement, Subject, Tool, make_statement, now
 from ucaudit.evidence import bundle as names
-from ucaudit.evidence.bundle import OpenBundle, close_bundle, open_bundle
+from ucaudit.evidence.bundle import close_bundle, open_bundle
 from ucaudit.evidence.keys import FileSigner, generate, load_signer
 from ucaudit.evidence.signing import Envelope, sign
 from ucaudit.evidence.trust import Trust, add_authority, add_key, load_trust
@@ -45,6 +47,13 @@ def append_line(path: Path, raw: bytes, closer: FileSigner) -> None:
     chain = path / names.CHAIN
     write_bytes(chain, chain.read_bytes() + raw)
     close_bundle(path, closer)
+
+
+def vkey_of(name: str, kind: int = 1, fill: int = 7) -> str:
+    """A verifier key as C2SP signed-note writes it: type 1 is a ledger's, type 4 a witness's."""
+    blob = bytes([kind]) + bytes([fill]) * 32
+    key_id = hashlib.sha256(name.encode() + b"\n" + blob).hexdigest()[:8]
+    return f"{name}+{key_id}+{base64.b64encode(blob).decode()}"
 
 
 def add_signature(envelope: Envelope, *, key_hint: str, signature: str) -> bytes:
@@ -130,7 +139,3 @@ class Authority:
         from ucaudit.evidence.timestamp import read_authority
 
         add_authority(trust, read_authority(self.chain, name="the authority"), **window)
-
-
-def opened(path: Path) -> OpenBundle:
-    return open_bundle(path)

@@ -2,8 +2,8 @@
 
 What carries over: principal, key, validity window, and the predicate types, which are written as signature
 namespaces (``urn:ucaudit:predicate:attestation:v1`` and so on), so that a key which is trusted for records here is
-not trusted for commits there. The format has no place for roles, nor for a revocation and its time; a revoked key is
-left out.
+not trusted for commits there. The format has no place for roles, nor for a revocation and its time; a revoked key
+is left out.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from ucaudit.evidence.trust.file import (
     WITNESS_KEY_TYPE,
     load_trust,
     parse_trust,
+    read_vkey,
     toml_document,
-    vkey_name,
 )
 from ucaudit.evidence.trust.model import Trust, TrustedAuthority, TrustedKey, Validity, show_time
 
@@ -120,10 +120,8 @@ def add_vkey(path: Path, vkey: str) -> tuple[str, str]:
         RefusedError: the name is there with another key.
         OutputError: the file cannot be written.
     """
-    try:
-        name = vkey_name(vkey, WITNESS_KEY_TYPE, subject="vkey")
-    except MalformedPolicyError:
-        name = vkey_name(vkey, LEDGER_KEY_TYPE, subject="vkey")
+    kind, name = read_vkey(vkey, LEDGER_KEY_TYPE, WITNESS_KEY_TYPE, subject="vkey")
+    if kind == LEDGER_KEY_TYPE:
         add_ledger(path, name, vkey)
         return "ledger", name
     for known in _existing(path).witnesses:
