@@ -168,6 +168,80 @@ def revoke_entry(
     return EXIT_PASS
 
 
+@trust.command("import")
+@_file
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path), required=True, help="OpenSSH allowed_signers file."
+)
+@click.option("--role", "roles", multiple=True, help="Role to give every key (repeatable); the format has none.")
+@click.option("--predicate", "predicates", multiple=True, help="Trust them for these types of record only.")
+@output_options
+def import_keys(path: Path, source: Path, roles: tuple[str, ...], predicates: tuple[str, ...], out: Output) -> int:
+    """Add the keys of an OpenSSH allowed_signers file.
+
+    Keys that are listed already stay as they are. Lines that cannot be taken
+    over are named, with the reason.
+    """
+    from ucaudit.core.files import read_limited
+    from ucaudit.evidence import trust as library
+    from ucaudit.evidence.trust.allowed_signers import parse_allowed_signers
+    from ucaudit.evidence.trust.file import MAX_TRUST_FILE
+
+    data = read_limited(source, MAX_TRUST_FILE)
+    keys, skipped = parse_allowed_signers(
+        data, roles=roles, predicate_types=predicates or None, subject=str(source)
+    )
+    added, known = library.add_keys(path, keys)
+    for item in skipped:
+        out.warn(f"{source}: {item.what} skipped: {item.reason}")
+    for entry in known:
+        out.status(f"{entry.principal}: key {entry.key.key_id[:16]}… is in {path} already")
+    document = {
+        "file": str(path),
+        "added": [{"principal": entry.principal, "keyId": entry.key.key_id} for entry in added],
+        "known": [entry.key.key_id for entry in known],
+        "skipped": [{"what": item.what, "reason": item.reason} for item in skipped],
+    }
+    lines = [f"{entry.principal}: key {entry.key.key_id}" for entry in added]
+    lines.append(f"{path}: {len(added)} added, {len(known)} there already, {len(skipped)} skipped")
+    out.result(document, "\n".join(lines))
+    return EXIT_PASS
+
+
+@trust.command("export")
+@_file
+@click.option("--out", "target", type=click.Path(path_type=Path), help="Write the allowed_signers file here.")
+@click.option("--namespace", "namespaces", multiple=True, help="Allow this one too, like git or file (repeatable).")
+@output_options
+def export_keys(path: Path, target: Path | None, namespaces: tuple[str, ...], out: Output) -> int:
+    """Write the keys as an OpenSSH allowed_signers file.
+
+    Record types become signature namespaces. Roles cannot be written; a revoked
+    key is left out, because the format cannot say from when on.
+    """
+    import re
+
+    from ucaudit.core.files import write_text
+    from ucaudit.evidence.trust import load_trust
+    from ucaudit.evidence.trust.allowed_signers import write_allowed_signers
+
+    for namespace in namespaces:
+        if not re.fullmatch(r"[A-Za-z0-9._@:/-]+", namespace):
+            raise click.BadParameter(f"not a namespace: {namespace!r}", param_hint="--namespace")
+    text, skipped = write_allowed_signers(load_trust(path).keys, namespaces=namespaces)
+    for item in skipped:
+        out.warn(f"{item.what} left out: {item.reason}")
+    document = {
+        "path": str(target) if target else None,
+        "allowedSigners": text,
+        "skipped": [{"what": item.what, "reason": item.reason} for item in skipped],
+    }
+    if target is not None:
+        write_text(target, text)
+    out.result(document, str(target) if target is not None else text.removesuffix("\n"))
+    return EXIT_PASS
+
+
 @trust.command("list")
 @_file
 @output_options

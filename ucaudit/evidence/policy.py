@@ -229,9 +229,9 @@ def explain(policy: Policy) -> list[str]:
     lines.append(f"The gate refuses evidence older than {gate.max_age_days} days.")
     needs = [f"signatures of {gate.min_signers} distinct key(s)"]
     needs += [f"one in the role {role}" for role in gate.required_roles]
-    for item in gate.thresholds:
-        meaning = f" meaning {' or '.join(item.meanings)}" if item.meanings else ""
-        needs.append(f"{item.keys} distinct key(s) in the role {item.role}{meaning}")
+    for rule in gate.thresholds:
+        meaning = f" meaning {' or '.join(rule.meanings)}" if rule.meanings else ""
+        needs.append(f"{rule.keys} distinct key(s) in the role {rule.role}{meaning}")
     needs += ["a trusted time"] * gate.require_trusted_time
     needs += ["a ledger proof"] * gate.require_ledger + ["a pre-registered plan"] * gate.require_plan
     lines.append(f"The gate requires {', '.join(needs)}.")
@@ -314,16 +314,16 @@ confidence = 0.95
 max_age_days = 365
 required_roles = {roles}
 min_signers = 1                      # distinct trusted keys, endorsements (ucaudit countersign) included
-distinct_signers = {distinct}             # nobody counts twice; who made the record counts as developer only
-# [[gate.thresholds]]                # k of n: two of the keys that the trust file calls validator
-# role = "validator"
-# keys = 2
-# meanings = ["approval"]
+distinct_signers = {distinct}         # nobody counts twice; who made the record counts as developer only
 require_trusted_time = false         # a time stamp, or a checkpoint that a trusted witness cosigned
 allowed_codecs = ["ucq"]
 require_ledger = true
 require_plan = {plan}
 allow_inconclusive = false
+# [[gate.thresholds]]                # k of n: two of the keys that the trust file calls validator
+# role = "validator"
+# keys = 2
+# meanings = ["approval"]
 # [[gate.exceptions]]
 # claim = "ppl-ratio"
 # owner = "who answers for it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ucaudit.core.errors import DigestMismatchError, VerificationError
+from ucaudit.core.errors import DigestMismatchError, MissingExtraError, VerificationError
 from ucaudit.evidence.bundle import CLOSING, CLOSING_STAMP, PLAN, OpenBundle
 from ucaudit.evidence.checks import Verification
 from ucaudit.evidence.times import TrustedTime
@@ -32,14 +32,14 @@ def collect_times(bundle: OpenBundle, trust: Trust, result: Verification) -> Non
     stamps = [*bundle.stamps, *([CLOSING_STAMP] if bundle.has(CLOSING_STAMP) else [])]
     if not stamps:
         return
-    from ucaudit.evidence.timestamp import MAX_TOKEN_BYTES, available, parse_token, verify_token
+    from ucaudit.evidence.timestamp import MAX_TOKEN_BYTES, parse_token, require_available, verify_token
 
     authorities = trusted_authorities(trust)
-    reason = None
-    if not available():
+    reason = None if authorities else "not checked: the trust file names no time-stamp authority"
+    try:
+        require_available()
+    except MissingExtraError:
         reason = "not checked: install ucaudit[timestamp]"
-    elif not authorities:
-        reason = "not checked: the trust file names no time-stamp authority"
     if reason is not None:
         for name in stamps:
             result.remark("timestamp", "not-checked", f"{name} against the time-stamp authority", reason)

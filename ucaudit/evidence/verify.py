@@ -1,8 +1,8 @@
 """Offline verification of a bundle, in an order that never believes a byte before its signature held.
 
 Signature → payload, statement and predicate type → strict JSON → model → trusted times, ledger → key, validity,
-revocation → artefacts by digest → claims re-derived from the per-token files → plan → endorsements with their roles →
-closing statement.
+revocation → artefacts by digest → claims re-derived from the per-token files → plan → endorsements with their
+roles → closing statement.
 Malformed input raises an InputError; a finding becomes a failed :class:`Check`, and all findings are listed.
 """
 

@@ -76,7 +76,7 @@ def select_bundle(evidence: Path, pack: Path, *, excludes: Sequence[str] = ()) -
     """
     if (evidence / ATTESTATION).exists() or not evidence.is_dir():
         return open_bundle(evidence)
-    candidates = [open_bundle(path.parent) for path in sorted(evidence.glob(f"*/{ATTESTATION}"))]
+    candidates = [open_bundle(path.parent) for path in sorted(evidence.glob(f"[!.]*/{ATTESTATION}"))]
     if not candidates:
         raise NotFoundError("no evidence bundle in it", subject=str(evidence), hint="the pack is unsigned")
     if len(candidates) == 1:

@@ -1,10 +1,9 @@
 """Trust files and policies: what they mean, and typos that would switch a check off."""
 
-import base64
-import hashlib
 from datetime import UTC, datetime
 
 import pytest
+from people import vkey_of
 
 from ucaudit.core.errors import InputError, MalformedPolicyError, RefusedError
 from ucaudit.evidence.keys import generate
@@ -17,13 +16,6 @@ AT = datetime(2026, 6, 1, tzinfo=UTC)
 @pytest.fixture
 def key(tmp_path):
     return generate(tmp_path / "keys", "k", password=None)[2]
-
-
-def vkey_of(name, kind=1, fill=7):
-    """A verifier key as C2SP signed-note writes it: type 1 is a ledger's, type 4 a witness's."""
-    blob = bytes([kind]) + bytes([fill]) * 32
-    key_id = hashlib.sha256(name.encode() + b"\n" + blob).hexdigest()[:8]
-    return f"{name}+{key_id}+{base64.b64encode(blob).decode()}"
 
 
 def test_round_trip_with_awkward_names(tmp_path, key):

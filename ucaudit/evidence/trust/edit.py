@@ -24,16 +24,15 @@ from ucaudit.evidence.trust.file import (
     WITNESS_KEY_TYPE,
     load_trust,
     parse_trust,
+    read_vkey,
     toml_document,
-    vkey_name,
 )
-from ucaudit.evidence.trust.model import Trust, TrustedAuthority, Validity, show_time
+from ucaudit.evidence.trust.model import Trust, TrustedAuthority, TrustedKey, Validity, show_time
 
 HEADER: Final = """\
 # ucaudit trust file: the keys that you trust, for what, in which role, and when.
 # Add keys with `ucaudit trust add`; compare a key's id with its owner over another channel first.
 """
-_BARE: Final = re.compile(r"[A-Za-z0-9-]+")
 
 
 def add_key(
@@ -62,7 +61,37 @@ def add_key(
         "predicate-types": list(predicate_types),
         **_window(valid_from, valid_until),
     }
-    _append(path, "key", members, f"key id {key.key_id}, added {now()}")
+    _append(path, "key", [(members, f"key id {key.key_id}, added {now()}")])
+
+
+def add_keys(path: Path, keys: Sequence[TrustedKey]) -> tuple[list[TrustedKey], list[TrustedKey]]:
+    """Append those keys that are not in a trust file yet, in one step.
+
+    Returns:
+        Those that were added, and those that were there already (they are left as they are).
+
+    Raises:
+        MalformedPolicyError, OutputError: as :func:`add_key`.
+    """
+    known = {entry.key.key_id for entry in _existing(path).keys}
+    new = [entry for entry in keys if entry.key.key_id not in known]
+    blocks = []
+    for entry in new:
+        window = entry.validity
+        members: dict[str, Any] = {
+            "principal": entry.principal,
+            "public-key": entry.key.base64,
+            "roles": list(entry.roles),
+            "predicate-types": list(entry.predicate_types),
+            **_window(
+                show_time(window.valid_from) if window.valid_from else None,
+                show_time(window.valid_until) if window.valid_until else None,
+            ),
+        }
+        blocks.append((members, f"key id {entry.key.key_id}, imported {now()}"))
+    if blocks:
+        _append(path, "key", blocks)
+    return new, [entry for entry in keys if entry.key.key_id in known]
 
 
 def add_ledger(path: Path, origin: str, vkey: str) -> None:
@@ -77,7 +106,7 @@ def add_ledger(path: Path, origin: str, vkey: str) -> None:
             if known.vkey == vkey:
                 return
             raise RefusedError(f"ledger {origin} is listed with another key", subject=str(path))
-    _append(path, "ledger", {"origin": origin, "vkey": vkey}, f"added {now()}")
+    _append(path, "ledger", [({"origin": origin, "vkey": vkey}, f"added {now()}")])
 
 
 def add_vkey(path: Path, vkey: str) -> tuple[str, str]:
@@ -91,10 +120,8 @@ def add_vkey(path: Path, vkey: str) -> tuple[str, str]:
         RefusedError: the name is there with another key.
         OutputError: the file cannot be written.
     """
-    try:
-        name = vkey_name(vkey, WITNESS_KEY_TYPE, subject="vkey")
-    except MalformedPolicyError:
-        name = vkey_name(vkey, LEDGER_KEY_TYPE, subject="vkey")
+    kind, name = read_vkey(vkey, LEDGER_KEY_TYPE, WITNESS_KEY_TYPE, subject="vkey")
+    if kind == LEDGER_KEY_TYPE:
         add_ledger(path, name, vkey)
         return "ledger", name
     for known in _existing(path).witnesses:
@@ -102,7 +129,7 @@ def add_vkey(path: Path, vkey: str) -> tuple[str, str]:
             if known.vkey == vkey:
                 return "witness", name
             raise RefusedError(f"witness {name} is listed with another key", subject=str(path))
-    _append(path, "witness", {"name": name, "vkey": vkey}, f"added {now()}")
+    _append(path, "witness", [({"name": name, "vkey": vkey}, f"added {now()}")])
     return "witness", name
 
 
@@ -127,7 +154,7 @@ def add_authority(
         "issuers": [base64.b64encode(der).decode("ascii") for der in authority.issuers],
         **_window(valid_from, valid_until),
     }
-    _append(path, "authority", members, f"time-stamp authority, added {now()}")
+    _append(path, "authority", [(members, f"time-stamp authority, added {now()}")])
 
 
 def revoke(path: Path, table: str, index: int, *, at: str, reason: str) -> None:
@@ -238,14 +265,16 @@ def _validity_of(trust: Trust, table: str, index: int) -> Validity:
     return validity
 
 
-def _append(path: Path, table: str, members: Mapping[str, Any], comment: str) -> None:
-    """Append one table, if the whole file then reads as the old content and this entry."""
+def _append(path: Path, table: str, entries: Sequence[tuple[Mapping[str, Any], str]]) -> None:
+    """Append tables, each under a comment, if the whole file then reads as the old content and these entries."""
     subject = str(path)
     text = read_limited(path, MAX_TRUST_FILE).decode("utf-8") if path.exists() else HEADER
     expected = toml_document(text.encode("utf-8"), subject=subject)
-    expected.setdefault(table, []).append(dict(members))
-    block = "".join(f"{name} = {toml_value(value)}\n" for name, value in members.items() if _BARE.fullmatch(name))
-    new = f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n# {comment}\n[[{table}]]\n{block}"
+    new = text if text.endswith("\n") or not text else f"{text}\n"
+    for members, comment in entries:
+        expected.setdefault(table, []).append(dict(members))
+        block = "".join(f"{name} = {toml_value(value)}\n" for name, value in members.items())
+        new += f"\n# {comment}\n[[{table}]]\n{block}"
     parse_trust(new.encode("utf-8"), subject=subject)
     if toml_document(new.encode("utf-8"), subject=subject) != expected:
         raise MalformedPolicyError("cannot be extended without changing its meaning", subject=subject)

@@ -88,12 +88,12 @@ def parse_role(text: str, *, subject: str) -> str:
     return text
 
 
-def vkey_name(vkey: str, key_type: int, *, subject: str) -> str:
-    """The name inside a verifier key ``name+hex(key id)+base64(type ‖ public key)``.
+def read_vkey(vkey: str, *types: int, subject: str) -> tuple[int, str]:
+    """The type and the name inside a verifier key ``name+hex(key id)+base64(type ‖ public key)``.
 
     Args:
         vkey: the text.
-        key_type: the type byte it must have: 0x01 for a ledger's key, 0x04 for a witness's.
+        types: the type bytes it may have: 0x01 is a ledger's key, 0x04 a witness's.
         subject: for messages.
 
     Raises:
@@ -108,9 +108,9 @@ def vkey_name(vkey: str, key_type: int, *, subject: str) -> str:
         raise MalformedPolicyError(
             f"not a verifier key: {vkey[:80]!r}", subject=subject, hint="it looks like name+1a2b3c4d+AbCd…="
         )
-    if blob[0] != key_type:
+    if blob[0] not in types:
         raise MalformedPolicyError(
-            f"a verifier key of type {blob[0]:#04x}, expected {key_type:#04x}",
+            f"a verifier key of type {blob[0]:#04x}, expected {' or '.join(f'{item:#04x}' for item in types)}",
             subject=subject,
             hint="0x01 is a ledger's key, 0x04 a witness's",
         )
@@ -119,7 +119,7 @@ def vkey_name(vkey: str, key_type: int, *, subject: str) -> str:
         raise MalformedPolicyError(
             f"the verifier key says id {parts[1][:16]}, its name and key give {expected}", subject=subject
         )
-    return parts[0]
+    return blob[0], parts[0]
 
 
 def _entries(document: dict[str, Any], table: str, subject: str) -> list[tuple[dict[str, Any], str]]:
@@ -165,7 +165,7 @@ def _ledger(item: dict[str, Any], subject: str) -> TrustedLedger:
     for member in ("origin", "vkey"):
         if not isinstance(item.get(member), str):
             raise MalformedPolicyError("a ledger needs origin and vkey", subject=subject)
-    inside = vkey_name(item["vkey"], LEDGER_KEY_TYPE, subject=subject)
+    _, inside = read_vkey(item["vkey"], LEDGER_KEY_TYPE, subject=subject)
     if inside != item["origin"]:
         raise MalformedPolicyError(
             f"the verifier key is of {inside[:80]!r}, not of {item['origin'][:80]!r}", subject=subject
@@ -175,7 +175,7 @@ def _ledger(item: dict[str, Any], subject: str) -> TrustedLedger:
 
 def _witness(item: dict[str, Any], subject: str) -> TrustedWitness:
     name, vkey = _text(item, "name", "witness", subject), _text(item, "vkey", "witness", subject)
-    inside = vkey_name(vkey, WITNESS_KEY_TYPE, subject=subject)
+    _, inside = read_vkey(vkey, WITNESS_KEY_TYPE, subject=subject)
     if inside != name:
         raise MalformedPolicyError(f"the verifier key is of {inside[:80]!r}, not of {name[:80]!r}", subject=subject)
     return TrustedWitness(name, vkey, _validity(item, subject))

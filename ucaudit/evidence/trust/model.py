@@ -52,8 +52,8 @@ class TrustedKey:
 
     @property
     def person(self) -> str:
-        """The principal in the form that is compared: letter case and spelling variants do not make two people."""
-        return unicodedata.normalize("NFKC", self.principal).strip().casefold()
+        """The principal in the form that is compared."""
+        return _person(self.principal)
 
     def objection(self, predicate: str, claimed: datetime, seen: datetime | None = None) -> str | None:
         """Why a signature of this key does not count, or None.
@@ -128,6 +128,16 @@ class Trust:
     def entry(self, key: PublicKey) -> TrustedKey:
         """The entry of a key that is in this file."""
         return next(entry for entry in self.keys if entry.key.key_id == key.key_id)
+
+
+def _person(principal: str) -> str:
+    """Letter case and spelling variants do not make two people."""
+    return " ".join(unicodedata.normalize("NFKC", principal).casefold().split())
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two principals are written for the same person."""
+    return _person(one) == _person(other)
 
 
 def trusted_ledgers(trust: Trust) -> tuple[TrustedLedger, ...]:
