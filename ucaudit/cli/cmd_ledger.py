@@ -13,6 +13,7 @@ from ucaudit.cli.cmd_ledger_witness import (
     cosign,
     ledger_option,
     ledger_vkeys,
+    refresh,
     witness,
     witness_keys,
     witness_options,
@@ -308,7 +309,7 @@ def export(
     return EXIT_PASS
 
 
-for _command in (witness, cosign, attach):
+for _command in (witness, cosign, attach, refresh):
     ledger.add_command(_command)
 
 

@@ -155,6 +155,27 @@ def attach(
     return EXIT_PASS
 
 
+@click.command()
+@ledger_option
+@key_options
+@click.argument("bundle", type=click.Path(path_type=Path))
+@output_options
+def refresh(directory: Path, key: str, password_file: Path | None, bundle: Path, out: Output) -> int:
+    """Put proofs with the witnessed time into a closed BUNDLE, and close it again.
+
+    A witness cosigns after the bundle was made; from then on the ledger can prove
+    since when the record was in it at the latest.
+    """
+    from ucaudit.evidence.keys import load_signer
+    from ucaudit.evidence.refresh import refresh_proofs
+
+    signer = load_signer(key, password=key_password(key, password_file))
+    replaced = refresh_proofs(bundle, directory, signer)
+    text = "\n".join(f"{name}: replaced" for name in replaced) or "nothing new; the bundle was left as it is"
+    out.result({"bundle": str(bundle), "replaced": replaced}, text)
+    return EXIT_PASS
+
+
 def check_proof(
     path: Path, kept: bytes | None, vkeys: Sequence[str], witnesses: Sequence[WitnessKey], out: Output
 ) -> int:

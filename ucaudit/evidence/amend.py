@@ -86,8 +86,8 @@ def countersign(
         InputError: it is malformed, or the name or role is.
         OutputError: it cannot be replaced.
     """
-    with _rebuilt(path) as (bundle, stage):
-        _require_sound(bundle, trust)
+    with rebuilt(path) as (bundle, stage):
+        require_sound(bundle, trust)
         statement = make_endorsement(
             bundle.attestation.digest, printed_name=printed_name, role=role, meaning=meaning
         )
@@ -131,8 +131,8 @@ def attach_stamp(path: Path, response: bytes, trust: Trust, signer: Signer | Non
     token = parse_token(response, subject=subject)
     authority = verify_token(token, trusted_authorities(trust))
     time = TrustedTime(token.digest, token.moment, f"time-stamp authority {authority.name}")
-    with _rebuilt(path) as (bundle, stage):
-        _require_sound(bundle, None)
+    with rebuilt(path) as (bundle, stage):
+        require_sound(bundle, None)
         closing = bundle.closing
         if closing is not None and token.digest == closing.digest:
             write_bytes(stage / CLOSING_STAMP, response)
@@ -173,7 +173,7 @@ def require_closed(bundle: OpenBundle, result: Verification) -> None:
     check_closing(bundle, statement, predicate.files, predicate.attestation_digest, result)
 
 
-def _require_sound(bundle: OpenBundle, trust: Trust | None) -> None:
+def require_sound(bundle: OpenBundle, trust: Trust | None) -> None:
     """Nobody endorses what does not hold together. Raises the first finding."""
     if trust is not None:
         result = verify_bundle(bundle, trust)
@@ -190,7 +190,7 @@ def _require_sound(bundle: OpenBundle, trust: Trust | None) -> None:
 
 
 @contextmanager
-def _rebuilt(path: Path) -> Iterator[tuple[OpenBundle, Path]]:
+def rebuilt(path: Path) -> Iterator[tuple[OpenBundle, Path]]:
     """A copy of a bundle beside it, swapped with it at the end; nothing changes if the block raises."""
     place = path.resolve()
     if Path.cwd() == place or place in Path.cwd().parents:

@@ -16,29 +16,26 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ledger_store import ORIGIN, SIGNER, grow, leaves
+from ledgers import DIED, MEMORY, ORIGIN, SIGNER, dying_at, grow, in_child, leaves, make_signer
 
 from ucaudit.core.errors import OutputError, UcauditError
 from ucaudit.evidence.ledger import Ledger, Witness, WitnessKey, attach_cosignature, repair_ledger, verify_proof
 
-OPERATIONS = ("fsync", "replace", "write", "unlink", "rmdir", "mkdir", "ftruncate", "open")
-DIED = 77
+SIGNER_OF_WITNESS = make_signer(b"a witness")
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: thousands of fsyncs would take minutes on a disk."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
+    """A directory in memory where there is one."""
+    if MEMORY is None:
         yield tmp_path
         return
-    path = Path(tempfile.mkdtemp(prefix="ucaudit-crash-", dir=memory))
+    path = Path(tempfile.mkdtemp(prefix="ucaudit-crash-", dir=MEMORY))
     yield path
     shutil.rmtree(path)
 
@@ -50,45 +47,6 @@ def ledger(place: Path) -> Ledger:
 
 def others(start: int, stop: int) -> list[bytes]:
     return [b"other %d" % number for number in range(start, stop)]
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run ``work`` in a forked process and return its status. It dies by ``os._exit``: nothing is cleaned up."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            work()
-            code = 0
-        except UcauditError:
-            code = 1
-        except BaseException:  # noqa: BLE001 - to be seen, not to be kept
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def dying_at(number: int, *, after: bool) -> None:
-    """Make this process die before or after its ``number``-th operation on the disk."""
-    count = 0
-
-    def wrap(whole: Callable[..., Any]) -> Callable[..., Any]:
-        def dying(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == number and not after:
-                os._exit(DIED)
-            try:
-                return whole(*args, **kwargs)
-            finally:
-                if count == number and after:
-                    os._exit(DIED)
-
-        return dying
-
-    for name in OPERATIONS:
-        setattr(os, name, wrap(getattr(os, name)))
 
 
 def check_after(path: Path, old: int, new: int) -> None:
@@ -311,14 +269,6 @@ def test_a_repair_needs_no_key_and_invents_nothing(ledger: Ledger) -> None:
     with pytest.raises(UcauditError, match="one was changed"):
         repair_ledger(ledger.path)
 
-
-def make_other_signer() -> Any:
-    from test_ledger_store import make_signer
-
-    return make_signer(b"a witness")
-
-
-SIGNER_OF_WITNESS = make_other_signer()
 
 WORKER = """
 import hashlib, sys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ledgers import ORIGIN, SIGNER, grow, leaves, make_signer
 
 from ucaudit.core.errors import (
     InputError,
@@ -23,28 +22,8 @@ from ucaudit.core.errors import (
     RefusedError,
     UnsupportedSchemaError,
 )
-from ucaudit.evidence.keys import FileSigner, PublicKey
 from ucaudit.evidence.ledger import Ledger, verify_proof
 from ucaudit.evidence.ledger.merkle import check_consistency
-
-ORIGIN = "example.com/evidence"
-
-
-def make_signer(seed: bytes = b"store tests") -> FileSigner:
-    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(seed).digest())
-    return FileSigner(key, PublicKey.from_raw_ed25519(key.public_key().public_bytes_raw()))
-
-
-SIGNER = make_signer()
-
-
-def leaves(start: int, stop: int) -> list[bytes]:
-    return [b"entry %d" % number for number in range(start, stop)]
-
-
-def grow(ledger: Ledger, *sizes: int) -> None:
-    for size in sizes:
-        ledger.append(leaves(ledger.size, size), SIGNER)
 
 
 @pytest.fixture

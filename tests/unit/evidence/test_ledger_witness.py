@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from test_ledger_store import ORIGIN, SIGNER, grow, leaves, make_signer
+from ledgers import ORIGIN, SIGNER, grow, leaves, make_signer
 
 from ucaudit.core.errors import (
     InputError,

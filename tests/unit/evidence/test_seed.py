@@ -155,8 +155,6 @@ def test_windows_that_no_seed_drew(setting: Setting) -> None:
     picked = replace(values, windows=tuple(range(values.n)))
     result = check(setting, make_bundle(setting, setting.root / "bundle", values=picked))
     assert failed(result) == ["draw"]
-    assert "was drawn and not scored" in found(result, "draw")[1] or "was scored and not drawn" in str(
-        result.checks
     assert found(result, "draw")[1].startswith("windows: window ")
 
 
