@@ -181,7 +181,10 @@ class Ledger:
         self._check_index(index, head)
         chosen = current if note is None else note
         shown = head if note is None else self.own_checkpoint(note, head)
-        self._check_index(index, shown)
+        if index >= shown.size:
+            raise RefusedError(
+                f"entry {index} is not in the checkpoint of {shown.size} entries", subject=str(self.path)
+            )
         tiles = Tiles(self.path, head.size)
         entry = tiles.bundle(index // TILE_WIDTH)[index % TILE_WIDTH]
         hashes = inclusion_proof(index, shown.size, tiles.hash)
