@@ -4,7 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from people import Authority, vkey_of
+from people import Authority, append_line, endorsement, vkey_of
+
+from ucaudit.evidence.bundle import open_bundle
+from ucaudit.evidence.keys import load_signer
 
 from .conftest import ucaudit
 from .test_main_job import complaint
@@ -168,6 +171,25 @@ def test_time_stamps_without_a_network(desk, tmp_path):
         1,
         "tests TSA",
     )
+
+
+def test_escape_sequences_do_not_reach_the_terminal(desk):
+    """A trusted key may still sign a name that would repaint the auditor's screen."""
+    trust_vera(desk)
+    signer = load_signer(str(desk / "keys" / "vera.pem"))
+    digest = open_bundle(desk / "bundle").attestation.digest
+    append_line(desk / "bundle", endorsement(digest, signer, printed_name="V\x1b[2J\u202e").raw, signer)
+    ran = verify(desk)
+    assert ran.code == 0, ran.err
+    assert "\x1b" not in ran.out
+    assert "\u202e" not in ran.out
+    assert "V\ufffd[2J\ufffd" in ran.out
+
+
+def test_one_wrong_option_adds_nothing(desk):
+    words = ("--key", "keys/vera.pub", "--principal", "v", "--vkey", "nonsense")
+    complaint(ucaudit("trust", "add", "--file", "fresh.toml", *words, cwd=desk), 3, "not a verifier key")
+    assert not (desk / "fresh.toml").exists()
 
 
 def test_trust_commands(desk):

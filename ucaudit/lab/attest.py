@@ -33,7 +33,6 @@ from ucaudit.core.records import (
     make_statement,
     now,
 )
-from ucaudit.core.records.statement import parse_statement
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, attestation_subjects, close_bundle, open_bundle, staged
 from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, draft_claims, judge_all
@@ -325,12 +324,12 @@ def _write_proof(stage: Path, placed: Registered | None, proof: str, entry: str)
 def _read_plan(path: Path, signer: Signer) -> tuple[Envelope, Plan]:
     """A plan signed by the same key that will sign the result. Raises InputError."""
     from ucaudit.core.files import read_limited
-    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES
+    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, read_statement
 
     envelope = Envelope.parse(read_limited(path, MAX_ENVELOPE_BYTES), subject=str(path))
     if not envelope.signers([signer.public_key]):
         raise InputError("the plan was signed by another key than --key", subject=str(path))
-    statement = parse_statement(envelope.payload, subject=str(path))
+    statement = read_statement(envelope)
     if not isinstance(statement.predicate, Plan):
         raise InputError("not a plan", subject=str(path))
     return envelope, statement.predicate
