@@ -57,12 +57,15 @@ def countersign(
         out.warn("nobody's signature was checked: --trust TRUST.toml does that before you sign")
     if made.own_record:
         out.warn("this key made the record as well: a policy with distinct_signers will not count it")
+    if made.determination != "pass":
+        out.warn(f"the record that you signed says {made.determination.upper()}")
     reports = sorted(path.name for path in bundle.glob("report-*"))
     if reports:
         out.status(f"rendered before this endorsement, and silent about it: {', '.join(reports)}")
     document = {
         "endorsementDigest": made.envelope.digest,
         "bundle": str(bundle),
+        "determination": made.determination,
         "printedName": " ".join(printed_name.split()),
         "role": role,
         "meaning": meaning,

@@ -121,18 +121,17 @@ def abandon(
     from ucaudit.core.errors import UntrustedKeyError
     from ucaudit.core.files import read_limited
     from ucaudit.core.records import Plan
-    from ucaudit.core.records.statement import parse_statement
     from ucaudit.evidence.keys import load_signer
     from ucaudit.evidence.plan import abandonment_statement
     from ucaudit.evidence.registration import register
-    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, sign
+    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement, sign
 
     signer = load_signer(key, password=key_password(key, password_file))
     ledger_signer = load_signer(ledger_key, password=key_password(ledger_key, None)) if ledger_key else signer
     planned = Envelope.parse(read_limited(plan_file, MAX_ENVELOPE_BYTES), subject=str(plan_file))
     if not planned.signers([signer.public_key]):
         raise UntrustedKeyError("the plan was signed by another key", subject=str(plan_file))
-    statement = parse_statement(planned.payload, subject=str(plan_file))
+    statement = read_statement(planned)
     if not isinstance(statement.predicate, Plan):
         raise MalformedRecordError("not a plan", subject=str(plan_file))
     envelope = sign(abandonment_statement(planned.digest, reason).to_bytes(), signer, subject="abandonment")
@@ -175,10 +174,9 @@ def contribute(
     """
     from ucaudit.core.files import read_limited, write_bytes
     from ucaudit.core.records import Plan
-    from ucaudit.core.records.statement import parse_statement
     from ucaudit.evidence.keys import load_signer
     from ucaudit.evidence.seed import contribution_statement, effective_seed
-    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, sign
+    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement, sign
 
     if from_witness == (name is not None):
         raise click.UsageError("give either --name or --from-witness")
@@ -187,7 +185,7 @@ def contribute(
     if path.exists():
         raise RefusedError("exists already and is never overwritten", subject=str(path))
     planned = Envelope.parse(read_limited(plan_file, MAX_ENVELOPE_BYTES), subject=str(plan_file))
-    statement = parse_statement(planned.payload, subject=str(plan_file))
+    statement = read_statement(planned)
     if not isinstance(statement.predicate, Plan):
         raise MalformedRecordError("not a plan", subject=str(plan_file))
     if not statement.predicate.outside_seed:

@@ -79,28 +79,37 @@ def add(
         raise click.UsageError("--key needs --principal")
     if key_path is None and (roles or predicates or principal):
         raise click.UsageError("--principal, --role and --predicate belong to a --key")
-    added: dict[str, Any] = {"file": str(path)}
-    what = []
-    if key_path is not None and principal:
+    # Everything is read before anything is written, so that one wrong option adds nothing.
+    key = ledger = entry = None
+    if key_path is not None:
         from ucaudit.evidence.keys import PublicKey
 
         key = PublicKey.load(key_path)
-        kinds = predicates or library.PREDICATES
+    if ledger_dir is not None:
+        from ucaudit.evidence.ledger import Ledger
+
+        ledger = Ledger.open(ledger_dir)
+    if authority is not None:
+        from ucaudit.evidence.timestamp import read_authority
+
+        entry = read_authority(authority, name=name)
+    for vkey in vkeys:
+        library.read_vkey(vkey, subject="--vkey")
+    added: dict[str, Any] = {"file": str(path)}
+    what = []
+    if key is not None and principal:
         library.add_key(
             path,
             key,
             principal,
             roles=roles,
-            predicate_types=kinds,
+            predicate_types=predicates or library.PREDICATES,
             valid_from=valid_from,
             valid_until=valid_until,
         )
         added |= {"keyId": key.key_id, "principal": principal, "roles": list(roles)}
         what.append(f"{principal}: key {key.key_id}")
-    if ledger_dir is not None:
-        from ucaudit.evidence.ledger import Ledger
-
-        ledger = Ledger.open(ledger_dir)
+    if ledger is not None:
         library.add_ledger(path, ledger.origin, ledger.vkey)
         added["ledger"] = ledger.origin
         what.append(f"ledger {ledger.origin}")
@@ -108,10 +117,7 @@ def add(
         kind, named = library.add_vkey(path, vkey)
         added[kind] = named
         what.append(f"{kind} {named}")
-    if authority is not None:
-        from ucaudit.evidence.timestamp import read_authority
-
-        entry = read_authority(authority, name=name)
+    if entry is not None:
         library.add_authority(path, entry, valid_from=valid_from, valid_until=valid_until)
         added["authority"] = entry.name
         what.append(f"time-stamp authority {entry.name}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.common import Output, output_options, printable
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
 
 if TYPE_CHECKING:
@@ -158,16 +158,16 @@ def render(result: Verification, out: Output) -> str:
         mark = _MARKS[check.status]
         colour = {"fail": "red", "pass": "green", "warn": "yellow"}.get(check.status)
         level = f" [{check.level}]" if check.status in ("pass", "fail") else ""
-        sentence = f"{check.what}: {check.detail}{level}"
+        sentence = printable(f"{check.what}: {check.detail}{level}")
         text = textwrap.wrap(sentence, 74, break_on_hyphens=False) or [check.what]
         lines.append(f"{out.style(mark, fg=colour)}  {text[0]}")
         lines += [f"      {line}" for line in text[1:]]
     if result.record is not None:
         derived = any(check.slug == "determination" and check.status == "pass" for check in result.checks)
-        lines += [
-            "",
-            *summary(result.record, authentic=result.authentic, derived=derived, endorsements=result.endorsements),
-        ]
+        words = summary(
+            result.record, authentic=result.authentic, derived=derived, endorsements=result.endorsements
+        )
+        lines += ["", *map(printable, words)]
     elif result.signers and result.authentic:
         lines += ["", "AUTHENTIC: a trusted key signed this envelope; nothing else was checked."]
     else:
@@ -184,7 +184,7 @@ def summary(
         for item in endorsements
         for line in textwrap.wrap(
             f"{item.printed_name} ({item.entry.principal}) as {item.role}: {item.meaning}, "
-            f"{item.seen or f'at {item.created} by their own word'}",
+            f"{item.created}, {item.seen or 'their own word for the time'}",
             80,
             initial_indent="endorsed       ",
             subsequent_indent=" " * 15,

@@ -127,14 +127,11 @@ def _plain(message: str) -> str:
 
 
 def _complain(code: str, message: str, hint: str | None, as_json: bool, exit_code: int) -> None:
+    from ucaudit.cli.common import printable
+
     if as_json:
         problem = {"error": {"code": code, "message": message, "hint": hint}, "exitCode": exit_code}
         sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"ucaudit: error: {_printable(message)}\n")
+    sys.stderr.write(f"ucaudit: error: {printable(message)}\n")
     if hint:
-        sys.stderr.write(f"ucaudit: hint: {_printable(hint)}\n")
-
-
-def _printable(text: str) -> str:
-    """No control characters from hostile input on the terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+        sys.stderr.write(f"ucaudit: hint: {printable(hint)}\n")

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from ucaudit.core.errors import DigestMismatchError, OutputError, RefusedError, VerificationError
 from ucaudit.core.files import exchange_directories, locked_directory, write_bytes
-from ucaudit.core.records import BundleClosing
+from ucaudit.core.records import BundleClosing, Determination
 from ucaudit.evidence.bundle import (
     CHAIN,
     CLOSING,
     CLOSING_STAMP,
+    MAX_ENDORSEMENTS,
     STAMP,
     OpenBundle,
     close_bundle,
@@ -29,7 +30,6 @@ from ucaudit.evidence.bundle import (
 from ucaudit.evidence.checks import Verification
 from ucaudit.evidence.contents import check_closing, check_contents
 from ucaudit.evidence.endorsements import (
-    MAX_ENDORSEMENTS,
     Meaning,
     binding_problem,
     endorsement_of,
@@ -50,6 +50,8 @@ class Countersigned:
     envelope: Envelope
     own_record: bool
     """Whether the same key made the record itself."""
+    determination: Determination
+    """What the endorsed record says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def countersign(
         write_bytes(stage / CHAIN, chain + (b"" if chain.endswith(b"\n") else b"\n") + made.raw)
         close_bundle(stage, signer)
         own = bool(bundle.attestation.signers([signer.public_key]))
-    return Countersigned(made, own)
+    return Countersigned(made, own, bundle.record.determination)
 
 
 def attach_stamp(path: Path, response: bytes, trust: Trust, signer: Signer | None, *, subject: str) -> Stamped:

@@ -68,6 +68,7 @@ _FIXED: Final = frozenset(
 _STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
 _UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
 MAX_FILES: Final = 200
+MAX_ENDORSEMENTS: Final = 100
 MAX_TEXT: Final = 256 << 20
 
 
@@ -132,10 +133,16 @@ class OpenBundle:
         return tuple((envelope, read_statement(envelope)) for envelope in self.chain()[1:])
 
     def chain(self) -> tuple[Envelope, ...]:
-        """The envelopes of ``attestations.intoto.jsonl``: the attestation, then its endorsements."""
+        """The envelopes of ``attestations.intoto.jsonl``: the attestation, then its endorsements.
+
+        Raises:
+            MalformedRecordError: a line is not an envelope, or there are more than :data:`MAX_ENDORSEMENTS`.
+        """
         if not self.has(CHAIN):
             return ()
-        lines = self.read(CHAIN, 4 * MAX_ENVELOPE_BYTES).splitlines(keepends=True)
+        lines = self.read(CHAIN, 2 * MAX_ENVELOPE_BYTES).splitlines(keepends=True)
+        if len(lines) > 1 + MAX_ENDORSEMENTS:
+            raise MalformedRecordError(f"more than {MAX_ENDORSEMENTS} endorsements", subject=CHAIN)
         return tuple(
             Envelope.parse(line, subject=f"{CHAIN} line {number}") for number, line in enumerate(lines, start=1)
         )

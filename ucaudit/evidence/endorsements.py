@@ -14,7 +14,7 @@ from ucaudit import __version__
 from ucaudit.core.errors import DigestMismatchError, InputError, MalformedRecordError, VerificationError
 from ucaudit.core.records import Endorsement, Statement, Subject, Tool, make_statement, now, parse_time
 from ucaudit.evidence.authentic import find_signers, judge_keys
-from ucaudit.evidence.bundle import ATTESTATION, CHAIN, OpenBundle
+from ucaudit.evidence.bundle import ATTESTATION, OpenBundle
 from ucaudit.evidence.checks import Endorsed, Verification
 from ucaudit.evidence.signing import Envelope, read_statement
 from ucaudit.evidence.times import CLOCK_SKEW
@@ -22,7 +22,6 @@ from ucaudit.evidence.trust import Trust
 
 Meaning = Literal["authorship", "review", "approval", "responsibility"]
 MEANINGS: Final[tuple[Meaning, ...]] = ("review", "approval", "authorship", "responsibility")
-MAX_ENDORSEMENTS: Final = 100
 
 
 def endorsement_of(statement: Statement, subject: str) -> Endorsement:
@@ -47,14 +46,11 @@ def check_endorsements(bundle: OpenBundle, trust: Trust, result: Verification) -
     """Check every line of the chain after the first; what counts goes to ``result.endorsements``.
 
     Raises:
-        MalformedRecordError: a signed line is not an endorsement, or there are too many.
+        MalformedRecordError: a signed line is not an endorsement.
     """
-    chain = bundle.chain()
-    if len(chain) > 1 + MAX_ENDORSEMENTS:
-        raise MalformedRecordError(f"more than {MAX_ENDORSEMENTS} endorsements", subject=CHAIN)
     lines: set[bytes] = set()
     said: set[tuple[str, str, str]] = set()
-    for envelope in chain[1:]:
+    for envelope in bundle.chain()[1:]:
         if envelope.raw.strip() in lines:
             problem = VerificationError("the same endorsement is listed twice", subject=envelope.subject)
             result.add("endorsement", "endorsement against the others", problem, "")

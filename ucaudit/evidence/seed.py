@@ -30,9 +30,8 @@ from ucaudit.core.records import (
     make_statement,
     now,
 )
-from ucaudit.core.records.statement import parse_statement
 from ucaudit.evidence.ledger import VerifiedProof, WitnessedTime
-from ucaudit.evidence.signing import Envelope
+from ucaudit.evidence.signing import Envelope, read_statement
 
 _PREFIX: Final = "ucaudit-seed-v1"
 _HEX_DIGITS: Final = 13
@@ -107,8 +106,7 @@ def read_contribution(envelope: Envelope, plan_digest: str) -> SeedContribution:
         MalformedRecordError, UnsupportedSchemaError: not a contribution.
         VerificationError: it is for another plan.
     """
-    envelope.statement()
-    statement = parse_statement(envelope.payload, subject=envelope.subject)
+    statement = read_statement(envelope)
     if not isinstance(statement.predicate, SeedContribution):
         raise MalformedRecordError(f"holds a {statement.predicate_type}, not a seed", subject=envelope.subject)
     if statement.predicate.plan_digest != plan_digest:

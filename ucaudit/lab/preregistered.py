@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from ucaudit.core.errors import InputError, RefusedError
 from ucaudit.core.files import read_limited
 from ucaudit.core.records import Attestation, Plan, PlanReference, SeedContribution
-from ucaudit.core.records.statement import parse_statement
 from ucaudit.evidence.keys import Signer
 from ucaudit.evidence.plan import deviations
 from ucaudit.evidence.registration import Registered, find_entry, first_seed
 from ucaudit.evidence.seed import planned_seed, read_contribution, seed_reference
-from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope
+from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement
 
 if TYPE_CHECKING:
     from ucaudit.lab.attest import Request
@@ -112,7 +111,7 @@ def _read_plan(path: Path, signer: Signer) -> tuple[Envelope, Plan]:
     envelope = Envelope.parse(read_limited(path, MAX_ENVELOPE_BYTES), subject=str(path))
     if not envelope.signers([signer.public_key]):
         raise InputError("the plan was signed by another key than --key", subject=str(path))
-    statement = parse_statement(envelope.payload, subject=str(path))
+    statement = read_statement(envelope)
     if not isinstance(statement.predicate, Plan):
         raise InputError("not a plan", subject=str(path))
     return envelope, statement.predicate

@@ -352,6 +352,11 @@ def test_too_many(copy, trust, setting, validator, monkeypatch):
     say(copy, validator)
     with pytest.raises(RefusedError, match="1 endorsements already"):
         say(copy, validator, meaning="review")
+    digest = open_bundle(copy).attestation.digest
+    lines = b"".join(endorsement(digest, validator, printed_name=f"n{number}").raw for number in range(100))
+    append_line(copy, lines, setting.signer)
+    with pytest.raises(MalformedRecordError, match="more than 100"):
+        judged(copy, trust)
 
 
 # --- atomic -------------------------------------------------------------------------------------------

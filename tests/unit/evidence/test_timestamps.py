@@ -191,6 +191,19 @@ def test_the_list_of_files_can_be_seen_before_the_revocation_too(copy, authority
     assert judged(copy, later).authentic
 
 
+def test_a_countersignature_takes_over_from_a_revoked_closer(copy, authority, setting, trust):
+    for raw in (open_bundle(copy).attestation.raw, open_bundle(copy).envelope(names.PLAN).raw):
+        attach(copy, authority, trust, setting.signer, raw)
+    validator = person(setting, "successor", trust=trust)
+    revoked(trust, moment(days=1))
+    assert set(failures(copy, trust)) == {"bundle-key"}
+    words = {"printed_name": "V", "role": "validator", "meaning": "responsibility"}
+    with pytest.raises(UntrustedKeyError, match="no trusted time"):
+        countersign(copy, validator, **words, trust=load_trust(trust))
+    countersign(copy, validator, **words)
+    assert judged(copy, trust).authentic
+
+
 def test_a_back_dated_record_of_a_revoked_key(setting, authority, trust, tmp_path):
     """The key was stolen in spring; in autumn the thief signs a record that claims winter, and has it stamped."""
     path = make_bundle(setting, tmp_path / "forged", planned=False, created="2026-01-10T00:00:00Z")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bundles import Setting, make_bundle, make_setting
 from click.testing import CliRunner
+from people import Authority
 
 from ucaudit.cli.cmd_report import report
 from ucaudit.core.errors import (
@@ -29,7 +30,7 @@ from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.keys import generate, load_signer
 from ucaudit.evidence.signing import sign
-from ucaudit.evidence.trust import add_key, load_trust
+from ucaudit.evidence.trust import add_key, load_trust, revoke
 from ucaudit.report import bundle_view, render_bundle
 
 
@@ -169,6 +170,23 @@ def test_endorsements(copy: Path, setting: Setting, tmp_path: Path) -> None:
     endorse(copy, setting, "0" * 64)
     with pytest.raises(VerificationError, match="endorses another attestation"):
         bundle_view(open_bundle(copy), "fda")
+
+
+def test_a_trusted_time_is_printed_and_outlives_a_revocation(copy: Path, setting: Setting, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tsa")
+    trust = Path(shutil.copy(setting.trust, tmp_path / "trust.toml"))
+    authority.trusted_in(trust)
+    before = bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
+    assert before.signer.seen.startswith("not assessed")
+    write_bytes(copy / names.STAMP, authority.stamp(open_bundle(copy).attestation.raw))
+    revoke(trust, "key", 0, at="2099-01-01T00:00:00Z", reason="planned")
+    view = bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
+    assert "time-stamp authority the authority" in view.signer.seen
+    html = render_bundle(open_bundle(copy), "soc2", trust=load_trust(trust), kind="html").decode()
+    assert view.signer.seen in html
+    (copy / names.STAMP).unlink()
+    with pytest.raises(UntrustedKeyError, match="no trusted time"):
+        bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
 
 
 def test_an_endorsement_under_an_unknown_key(copy: Path, setting: Setting, tmp_path: Path) -> None:

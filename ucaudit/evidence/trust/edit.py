@@ -21,7 +21,6 @@ from ucaudit.evidence.trust.file import (
     LEDGER_KEY_TYPE,
     MAX_TRUST_FILE,
     PREDICATES,
-    WITNESS_KEY_TYPE,
     load_trust,
     parse_trust,
     read_vkey,
@@ -120,7 +119,7 @@ def add_vkey(path: Path, vkey: str) -> tuple[str, str]:
         RefusedError: the name is there with another key.
         OutputError: the file cannot be written.
     """
-    kind, name = read_vkey(vkey, LEDGER_KEY_TYPE, WITNESS_KEY_TYPE, subject="vkey")
+    kind, name = read_vkey(vkey, subject="vkey")
     if kind == LEDGER_KEY_TYPE:
         add_ledger(path, name, vkey)
         return "ledger", name

@@ -88,7 +88,9 @@ def parse_role(text: str, *, subject: str) -> str:
     return text
 
 
-def read_vkey(vkey: str, *types: int, subject: str) -> tuple[int, str]:
+def read_vkey(
+    vkey: str, types: Sequence[int] = (LEDGER_KEY_TYPE, WITNESS_KEY_TYPE), *, subject: str
+) -> tuple[int, str]:
     """The type and the name inside a verifier key ``name+hex(key id)+base64(type ‖ public key)``.
 
     Args:
@@ -165,7 +167,7 @@ def _ledger(item: dict[str, Any], subject: str) -> TrustedLedger:
     for member in ("origin", "vkey"):
         if not isinstance(item.get(member), str):
             raise MalformedPolicyError("a ledger needs origin and vkey", subject=subject)
-    _, inside = read_vkey(item["vkey"], LEDGER_KEY_TYPE, subject=subject)
+    _, inside = read_vkey(item["vkey"], (LEDGER_KEY_TYPE,), subject=subject)
     if inside != item["origin"]:
         raise MalformedPolicyError(
             f"the verifier key is of {inside[:80]!r}, not of {item['origin'][:80]!r}", subject=subject
@@ -175,7 +177,7 @@ def _ledger(item: dict[str, Any], subject: str) -> TrustedLedger:
 
 def _witness(item: dict[str, Any], subject: str) -> TrustedWitness:
     name, vkey = _text(item, "name", "witness", subject), _text(item, "vkey", "witness", subject)
-    _, inside = read_vkey(vkey, WITNESS_KEY_TYPE, subject=subject)
+    _, inside = read_vkey(vkey, (WITNESS_KEY_TYPE,), subject=subject)
     if inside != name:
         raise MalformedPolicyError(f"the verifier key is of {inside[:80]!r}, not of {name[:80]!r}", subject=subject)
     return TrustedWitness(name, vkey, _validity(item, subject))
