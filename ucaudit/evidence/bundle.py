@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from ucaudit import __version__
-from ucaudit.core.digest import FileManifest, StateManifest, sha256_file
+from ucaudit.core.digest import FileManifest, StateManifest, check_name, sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
     MalformedRecordError,
@@ -37,6 +37,7 @@ from ucaudit.core.records import (
     now,
 )
 from ucaudit.core.records.statement import parse_statement
+from ucaudit.core.tokenvalues import MAX_TOKENS
 from ucaudit.evidence.keys import PublicKey, Signer
 from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, sign, sigstore_bundle
 
@@ -61,6 +62,15 @@ _FIXED: Final = frozenset(
 )
 MAX_FILES: Final = 200
 MAX_TEXT: Final = 256 << 20
+MAX_REPORT: Final = 64 << 20
+MAX_VALUES: Final = 5 * MAX_TOKENS + (1 << 20)
+_LIMITS: Final = {
+    **dict.fromkeys((PACK_MANIFEST, STATE, REFERENCE_MANIFEST), MAX_TEXT),
+    **dict.fromkeys(VALUE_FILES, MAX_VALUES),
+    CHAIN: 4 * MAX_ENVELOPE_BYTES,
+    SIGSTORE: 2 * MAX_ENVELOPE_BYTES,
+}
+"""The most bytes a file of a bundle may have: every one is hashed, and nobody may feed a verifier for ever."""
 
 
 def report_name(profile: str, kind: str = "pdf") -> str:
@@ -123,8 +133,11 @@ class OpenBundle:
             if index == 0:
                 continue
             statement = parse_statement(envelope.payload, subject=envelope.subject)
-            if isinstance(statement.predicate, Endorsement):
-                found.append((envelope, statement))
+            if not isinstance(statement.predicate, Endorsement):
+                raise MalformedRecordError(
+                    f"holds a {statement.predicate_type}, not an endorsement", subject=envelope.subject
+                )
+            found.append((envelope, statement))
         return tuple(found)
 
     def chain(self) -> tuple[Envelope, ...]:
@@ -186,7 +199,8 @@ def open_bundle(path: Path) -> OpenBundle:
 
     Raises:
         NotFoundError: no such directory, or no attestation in it.
-        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has.
+        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has, or
+            too many, or one too large.
         UnsafePathError: a link or a directory inside it.
     """
     if not path.is_dir():
@@ -196,13 +210,19 @@ def open_bundle(path: Path) -> OpenBundle:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
-            if not is_temporary(entry.name):
-                names.append(entry.name)
+            names.append(check_name(entry.name, subject=str(path)))
             if len(names) > MAX_FILES:
                 raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
+            limit = _LIMITS.get(entry.name, MAX_REPORT)
+            if entry.stat(follow_symlinks=False).st_size > limit:
+                raise MalformedRecordError(
+                    f"larger than the {limit} bytes allowed here", subject=str(path / entry.name)
+                )
     for name in names:
         if name not in _FIXED and not name.startswith(REPORT_PREFIX):
-            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name))
+            # No exception for our own temporary names: whatever is not covered by the closing is a hole.
+            hint = "left by an interrupted run: remove it" if is_temporary(name) else None
+            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name), hint=hint)
     if ATTESTATION not in names:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)

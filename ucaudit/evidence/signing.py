@@ -165,7 +165,10 @@ def _inside_sigstore_bundle(document: dict[str, Any], subject: str) -> Any:  # n
         )
     if "dsseEnvelope" not in document:
         raise MalformedRecordError("the sigstore bundle holds no dsse envelope", subject=subject)
-    return document["dsseEnvelope"]
+    inner = document["dsseEnvelope"]
+    if isinstance(inner, dict) and isinstance(inner.get("signatures"), list) and len(inner["signatures"]) > 1:
+        raise MalformedRecordError("a sigstore bundle holds one signature", subject=subject)
+    return inner
 
 
 def _decode(text: str, subject: str) -> bytes:

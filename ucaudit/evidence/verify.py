@@ -27,7 +27,7 @@ from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, cited, closing_differences
 from ucaudit.evidence.claims import compute_results, determine, differences, judge_all
 from ucaudit.evidence.keys import PublicKey
-from ucaudit.evidence.ledger import LedgerEntry, VerifiedProof, verify_proof
+from ucaudit.evidence.ledger import LedgerEntry, VerifiedProof, entry_for, verify_proof
 from ucaudit.evidence.plan import deviations
 from ucaudit.evidence.signing import Envelope
 from ucaudit.evidence.trust import Trust, TrustedKey
@@ -109,7 +109,7 @@ def verify_bundle(
     _artefacts(bundle, statement, record, result)
     _rederive(bundle, record, result)
     planned = _plan(bundle, record, trust, result)
-    placed = _ledger(bundle, bundle.attestation.digest, "attestation", trust, result)
+    placed = _ledger(bundle, bundle.attestation, "attestation", trust, result)
     _order(planned, placed, result)
     _closing(bundle, trust, result)
     _endorsements(bundle, trust, result)
@@ -193,6 +193,14 @@ def _first(bundle: OpenBundle) -> Envelope | None:
 
 
 def _artefacts(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
+    values = [item.name for item in record.measurement.value_files]
+    if sorted(values) != sorted(names.VALUE_FILES):
+        # A file that the record does not bind could be exchanged, and every figure with it.
+        unbound = DigestMismatchError(
+            f"the record cites {', '.join(values) or 'none'}; expected each of {', '.join(names.VALUE_FILES)} once",
+            subject=names.ATTESTATION,
+        )
+        result.add("artefact", "per-token files that the record binds", unbound, "")
     for name, expected in cited(record).items():
         what = f"{name} against the signed digest"
         if not bundle.has(name):
@@ -284,10 +292,12 @@ def _plan(bundle: OpenBundle, record: Attestation, trust: Trust, result: Verific
     hidden = sorted(set(found) - set(record.plan.deviations))
     problem = VerificationError(f"undeclared deviation: {hidden[0]}", subject="plan") if hidden else None
     result.add("plan", "plan against what was measured", problem, "as planned" if not found else "; ".join(found))
-    return _ledger(bundle, envelope.digest, "plan", trust, result)
+    return _ledger(bundle, envelope, "plan", trust, result)
 
 
-def _ledger(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result: Verification) -> VerifiedProof | None:
+def _ledger(
+    bundle: OpenBundle, envelope: Envelope, kind: str, trust: Trust, result: Verification
+) -> VerifiedProof | None:
     slug, proof, entry = _PROOFS[kind]
     what = f"{kind} entry in the ledger"
     if not bundle.has(proof) or not bundle.has(entry):
@@ -301,8 +311,18 @@ def _ledger(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result: Ve
     problem: VerificationError | None = None
     detail = ""
     proven: VerifiedProof | None = None
-    if parsed.envelope_sha256 != digest or parsed.kind != kind:
+    if parsed.envelope_sha256 != envelope.digest or parsed.kind != kind:
         problem = LedgerInconsistentError(f"the proven entry is not about this {kind}", subject=entry)
+    elif parsed != (expected := entry_for(envelope, parsed.recorded_at)):
+        # Exports list entries, not envelopes: a failure entered as a pass would vanish from the population.
+        member = next(
+            name for name in type(parsed).model_fields if getattr(parsed, name) != getattr(expected, name)
+        )
+        problem = LedgerInconsistentError(
+            f"the entry's {member.replace('_', ' ')} is {getattr(parsed, member)}, the {kind} gives "
+            f"{getattr(expected, member)}",
+            subject=entry,
+        )
     else:
         for ledger in trust.ledgers:
             try:
@@ -348,6 +368,8 @@ def _closing(bundle: OpenBundle, trust: Trust, result: Verification) -> None:
     found = closing_differences(statement, bundle.digests())
     if statement.predicate.attestation_digest != bundle.attestation.digest:
         found.append("the closing statement is another attestation's")
+    if envelope.wrong_hints(signers):  # elsewhere a remark; here nothing else binds the hint, so it was changed
+        found.append(f"{names.CLOSING}: its key hint is not the signer's")
     problem = (
         DigestMismatchError("; ".join(found), hint="files of the bundle were changed, added or removed")
         if found
