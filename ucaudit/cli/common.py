@@ -166,6 +166,16 @@ def key_options(function: F) -> F:
     return click.option("--key", required=True, help="Private key: a PEM or OpenSSH file, or env:NAME.")(function)
 
 
+def optional_key_options(function: F) -> F:
+    """As :func:`key_options`, for commands that can do without a key: ``key: str | None``."""
+    function = click.option(
+        "--password-file",
+        type=click.Path(path_type=Path),
+        help="File with the key's password; else UCAUDIT_KEY_PASSWORD, else a prompt.",
+    )(function)
+    return click.option("--key", help="Private key: a PEM or OpenSSH file, or env:NAME.")(function)
+
+
 def key_password(spec: str, password_file: Path | None) -> bytes | None:
     """The password for a key, if it needs one: from the file, the environment, or a prompt."""
     from ucaudit.evidence.keys import is_encrypted

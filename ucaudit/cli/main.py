@@ -27,6 +27,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "measure": ("ucaudit.cli.cmd_measure:measure", "Measure a pack's perplexity against its reference."),
     "bound": ("ucaudit.cli.cmd_bound:bound", "Recompute every statistic from the saved per-token files."),
     "attest": ("ucaudit.cli.cmd_attest:attest", "Reconstruct, measure, judge, sign, and enter in the ledger."),
+    "countersign": ("ucaudit.cli.cmd_countersign:countersign", "Add a signed endorsement to a bundle."),
+    "timestamp": ("ucaudit.cli.cmd_timestamp:timestamp", "Ask for a time stamp over evidence, or attach it."),
     "verify": ("ucaudit.cli.cmd_verify:verify", "Check evidence offline, trusting nobody's code."),
     "report": ("ucaudit.cli.cmd_report:report", "Render the evidence report as PDF or HTML."),
     "gate": ("ucaudit.cli.cmd_gate:gate", "Refuse an unsigned, drifted or out-of-bound pack in CI."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, OutputError
 
 _TEMP_PREFIX = ".ucaudit-tmp-"
+_RENAME_EXCHANGE = 2
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
@@ -86,6 +88,67 @@ def make_directory(path: Path) -> Path:
     except OSError as error:
         raise _output_error(Path(path), error) from error
     return Path(path)
+
+
+def exchange_directories(one: Path, other: Path) -> None:
+    """Swap two directories of one file system in a single step: nobody ever sees one of the names missing.
+
+    Linux's ``renameat2`` does it. Where the kernel or file system cannot, three renames do the same, and a kill
+    between them can leave ``other`` under a temporary name beside it.
+
+    Raises:
+        OutputError: they cannot be renamed.
+    """
+    import ctypes  # only here: it would cost every command's start
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        swap = libc.renameat2
+    except AttributeError:
+        swap = None
+    if swap is not None:
+        here = -100  # AT_FDCWD: relative to the working directory
+        if swap(here, os.fsencode(one), here, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+            sync_directory(other.parent)
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise _output_error(other, OSError(code, os.strerror(code)))
+    aside = other.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(6)}-{other.name}"[:250])
+    try:
+        other.rename(aside)
+        one.rename(other)
+        aside.rename(one)
+        sync_directory(other.parent)
+    except OSError as error:
+        raise _output_error(other, error) from error
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Hold the one lock of a directory, so that two programs that replace it do so one after the other.
+
+    Whoever waited finds the directory replaced, and locks the new one instead.
+
+    Raises:
+        NotFoundError: there is no such directory.
+    """
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NotFoundError("no such directory", subject=str(path)) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                same = os.path.samestat(os.fstat(descriptor), path.stat())
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def require_writable_directory(path: Path) -> None:

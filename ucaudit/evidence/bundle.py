@@ -7,6 +7,7 @@ the verifier.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ucaudit import __version__
-from ucaudit.core.digest import FileManifest, StateManifest, check_name, sha256_file
+from ucaudit.core.digest import FileManifest, StateManifest, sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
     MalformedRecordError,
@@ -29,17 +30,14 @@ from ucaudit.core.files import is_temporary, make_directory, read_limited, write
 from ucaudit.core.records import (
     Attestation,
     BundleClosing,
-    Endorsement,
     Statement,
     Subject,
     Tool,
     make_statement,
     now,
 )
-from ucaudit.core.records.statement import parse_statement
-from ucaudit.core.tokenvalues import MAX_TOKENS
 from ucaudit.evidence.keys import PublicKey, Signer
-from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, sign, sigstore_bundle
+from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement, sign, sigstore_bundle
 
 ATTESTATION: Final = "attestation.dsse.json"
 SIGSTORE: Final = "attestation.sigstore.json"
@@ -55,22 +53,18 @@ PLAN_PROOF: Final = "plan-ledger-proof"
 PLAN_ENTRY: Final = "plan-ledger-entry.json"
 README: Final = "README.txt"
 CLOSING: Final = "bundle.dsse.json"
+STAMP: Final = "timestamp.tsr"
+CLOSING_STAMP: Final = "bundle.tsr"
+"""A time stamp over the closing statement, and so the one file that it cannot list."""
 REPORT_PREFIX: Final = "report-"
 _FIXED: Final = frozenset(
     {ATTESTATION, SIGSTORE, CHAIN, PACK_MANIFEST, STATE, REFERENCE_MANIFEST, *VALUE_FILES, PLAN}
-    | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING}
+    | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
+_STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
+_UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
 MAX_FILES: Final = 200
 MAX_TEXT: Final = 256 << 20
-MAX_REPORT: Final = 64 << 20
-MAX_VALUES: Final = 5 * MAX_TOKENS + (1 << 20)
-_LIMITS: Final = {
-    **dict.fromkeys((PACK_MANIFEST, STATE, REFERENCE_MANIFEST), MAX_TEXT),
-    **dict.fromkeys(VALUE_FILES, MAX_VALUES),
-    CHAIN: 4 * MAX_ENVELOPE_BYTES,
-    SIGSTORE: 2 * MAX_ENVELOPE_BYTES,
-}
-"""The most bytes a file of a bundle may have: every one is hashed, and nobody may feed a verifier for ever."""
 
 
 def report_name(profile: str, kind: str = "pdf") -> str:
@@ -101,8 +95,7 @@ class OpenBundle:
         Raises:
             MalformedRecordError, UnsupportedSchemaError: see :func:`parse_statement`.
         """
-        self.attestation.statement()
-        statement = parse_statement(self.attestation.payload, subject=ATTESTATION)
+        statement = read_statement(self.attestation)
         if not isinstance(statement.predicate, Attestation):
             raise MalformedRecordError(
                 f"holds a {statement.predicate_type}, not an attestation", subject=ATTESTATION
@@ -127,18 +120,12 @@ class OpenBundle:
 
     @property
     def endorsements(self) -> tuple[tuple[Envelope, Statement], ...]:
-        """Every countersignature in the chain file, in order. Judge their signatures before believing them."""
-        found = []
-        for index, envelope in enumerate(self.chain()):
-            if index == 0:
-                continue
-            statement = parse_statement(envelope.payload, subject=envelope.subject)
-            if not isinstance(statement.predicate, Endorsement):
-                raise MalformedRecordError(
-                    f"holds a {statement.predicate_type}, not an endorsement", subject=envelope.subject
-                )
-            found.append((envelope, statement))
-        return tuple(found)
+        """Every line of the chain file after the first. Judge their signatures before believing them.
+
+        Raises:
+            MalformedRecordError, UnsupportedSchemaError: a line is not a statement of ours.
+        """
+        return tuple((envelope, read_statement(envelope)) for envelope in self.chain()[1:])
 
     def chain(self) -> tuple[Envelope, ...]:
         """The envelopes of ``attestations.intoto.jsonl``: the attestation, then its endorsements."""
@@ -163,8 +150,13 @@ class OpenBundle:
         return StateManifest.parse(self.read(STATE), subject=STATE)
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every file but the closing statement."""
-        return {name: sha256_file(self.path / name) for name in self.files if name != CLOSING}
+        """SHA-256 of every file but the closing statement and its own time stamp."""
+        return {name: sha256_file(self.path / name) for name in self.files if name not in _UNLISTED}
+
+    @property
+    def stamps(self) -> tuple[str, ...]:
+        """The names of the time stamps over the record, its plan and its endorsements."""
+        return tuple(name for name in self.files if _STAMP_NAME.fullmatch(name))
 
     def check_artefacts(self) -> None:
         """Compare every file that the attestation cites with its digest.
@@ -199,8 +191,7 @@ def open_bundle(path: Path) -> OpenBundle:
 
     Raises:
         NotFoundError: no such directory, or no attestation in it.
-        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has, or
-            too many, or one too large.
+        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has.
         UnsafePathError: a link or a directory inside it.
     """
     if not path.is_dir():
@@ -210,19 +201,13 @@ def open_bundle(path: Path) -> OpenBundle:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
-            names.append(check_name(entry.name, subject=str(path)))
+            if not is_temporary(entry.name):
+                names.append(entry.name)
             if len(names) > MAX_FILES:
                 raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
-            limit = _LIMITS.get(entry.name, MAX_REPORT)
-            if entry.stat(follow_symlinks=False).st_size > limit:
-                raise MalformedRecordError(
-                    f"larger than the {limit} bytes allowed here", subject=str(path / entry.name)
-                )
     for name in names:
-        if name not in _FIXED and not name.startswith(REPORT_PREFIX):
-            # No exception for our own temporary names: whatever is not covered by the closing is a hole.
-            hint = "left by an interrupted run: remove it" if is_temporary(name) else None
-            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name), hint=hint)
+        if name not in _FIXED and not name.startswith(REPORT_PREFIX) and not _STAMP_NAME.fullmatch(name):
+            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name))
     if ATTESTATION not in names:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)
@@ -268,7 +253,7 @@ def close_bundle(stage: Path, signer: Signer) -> Envelope:
     attestation = sha256_file(stage / ATTESTATION)
     write_bytes(stage / README, _readme().encode("utf-8"))
     names = sorted(
-        entry.name for entry in stage.iterdir() if entry.name != CLOSING and not is_temporary(entry.name)
+        entry.name for entry in stage.iterdir() if entry.name not in _UNLISTED and not is_temporary(entry.name)
     )
     subjects = [Subject(name, sha256_file(stage / name)) for name in names]
     predicate = BundleClosing(
@@ -279,6 +264,7 @@ def close_bundle(stage: Path, signer: Signer) -> Envelope:
     )
     envelope = sign(make_statement(predicate, subjects).to_bytes(), signer, subject=CLOSING)
     write_bytes(stage / CLOSING, envelope.raw)
+    (stage / CLOSING_STAMP).unlink(missing_ok=True)  # a stamp over the statement that this one replaces
     return envelope
 
 
@@ -337,6 +323,7 @@ reference.SHA256SUMS         the digests of the reference model's files
 nll-*.safetensors, pair.*    per-token log-probabilities, KL divergence and top-1 agreement; no text
 plan.dsse.json               the plan that was committed to the ledger before the measurement
 ledger-proof, ledger-entry   the inclusion proof in the evidence ledger, and the entry it proves
+timestamp*.tsr, bundle.tsr   RFC 3161 time stamps over the record, its endorsements, and the list of files
 report-*.pdf                 renderings for people; the signed record governs
 bundle.dsse.json             the signed list of all the files above
 """

@@ -19,6 +19,7 @@ from ucaudit.core.errors import (
     MissingExtraError,
     NotFoundError,
     OutputError,
+    SignatureInvalidError,
     UntrustedKeyError,
     VerificationError,
 )
@@ -124,7 +125,7 @@ def test_an_edited_envelope_is_refused(copy: Path, setting: Setting) -> None:
     signature = document["signatures"][0]["sig"]
     document["signatures"][0]["sig"] = ("B" if signature[0] == "A" else "A") + signature[1:]
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(UntrustedKeyError):
+    with pytest.raises(SignatureInvalidError):
         bundle_view(open_bundle(copy), "soc2", trust=load_trust(setting.trust))
 
 
@@ -150,11 +151,19 @@ def endorse(copy: Path, setting: Setting, digest: str) -> None:
     write_bytes(chain, chain.read_bytes() + envelope.raw)
 
 
-def test_endorsements(copy: Path, setting: Setting) -> None:
+def test_endorsements(copy: Path, setting: Setting, tmp_path: Path) -> None:
     endorse(copy, setting, open_bundle(copy).attestation.digest)
     opened = open_bundle(copy)
-    for trust, principal in ((None, None), (load_trust(setting.trust), "signer@tests.invalid")):
-        (person,) = bundle_view(opened, "fda", trust=trust).endorsements
+    with pytest.raises(UntrustedKeyError, match="not trusted in the role validator"):
+        bundle_view(opened, "fda", trust=load_trust(setting.trust))
+    both = tmp_path / "both.toml"
+    both.write_text(
+        setting.trust.read_text(encoding="utf-8").replace('["developer"]', '["developer", "validator"]')
+    )
+    for trust, principal in ((None, None), (load_trust(both), "signer@tests.invalid")):
+        view = bundle_view(opened, "fda", trust=trust)
+        assert "own key" in view.separation or trust is None
+        (person,) = view.endorsements
         assert (person.printed_name, person.role, person.meaning) == ("A. Person", "validator", "review")
         assert person.principal == principal
     endorse(copy, setting, "0" * 64)
