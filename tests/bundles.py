@@ -32,6 +32,7 @@ from ucaudit.core.records import (
     now,
 )
 from ucaudit.core.tokenvalues import TokenValues, save
+from ucaudit.core.windows import draw as draw_windows
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.claims import compute_results, determine, draft_claims, judge_all
 from ucaudit.evidence.keys import FileSigner, generate, load_signer
@@ -42,6 +43,7 @@ from ucaudit.evidence.signing import sign
 from ucaudit.evidence.trust import add_key, add_ledger
 
 SEED = 7
+CORPUS_SHA256 = "d" * 64
 PACK_FILES = {"manifest.json": b"{}", "layer-00000.safetensors": b"weights", "notes/.hidden": b"?"}
 TOOL = Tool(name="ucaudit", version=__version__)
 
@@ -84,8 +86,12 @@ def make_values(n=40, tokens=16, drift=0.004, spread=0.003, seed=1) -> TokenValu
             pack.append(base - shift)
             kl.append(abs(draw.gauss(0.002, 0.001)))
             top1.append(draw.random() < 0.97)
-    windows = tuple(sorted(draw.sample(range(10 * n), n)))
-    return TokenValues(windows, tokens, reference, pack, kl, top1)
+    return TokenValues(drawn(10 * n, n), tokens, reference, pack, kl, top1)
+
+
+def drawn(available: int, n: int) -> tuple[int, ...]:
+    """The windows that the records' seed and text give."""
+    return draw_windows(available, n, 42, CORPUS_SHA256)
 
 
 def default_claims(ratio_max: float, confidence=0.95) -> tuple[PlannedClaim, ...]:
@@ -145,7 +151,13 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             layer_errors=(LayerError(layer="model.layers.0", relative_error=0.03, parameters=10),),
         ),
         measurement=Measurement(
-            corpus=Corpus(name="evaluation.txt", sha256="d" * 64, bytes=1000, tokens=9000, windows_available=400),
+            corpus=Corpus(
+                name="evaluation.txt",
+                sha256=CORPUS_SHA256,
+                bytes=1000,
+                tokens=9000,
+                windows_available=10 * values.n,
+            ),
             tokenizer_digest="e" * 64,
             tokens_digest="f" * 64,
             windowing="disjoint windows",

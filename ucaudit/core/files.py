@@ -18,7 +18,8 @@ _TEMP_PREFIX = ".ucaudit-tmp-"
 _RENAME_EXCHANGE = 2
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error for a write that failed, in words."""
     reason = {
         errno.EACCES: "permission denied",
         errno.EPERM: "permission denied",
@@ -50,7 +51,7 @@ def atomic_open(path: Path, *, mode: int = 0o644, sync: bool = True) -> Iterator
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     try:
         with os.fdopen(descriptor, "wb") as handle:
             try:
@@ -59,13 +60,13 @@ def atomic_open(path: Path, *, mode: int = 0o644, sync: bool = True) -> Iterator
                 if sync:
                     os.fsync(handle.fileno())
             except OSError as error:
-                raise _output_error(path, error) from error
+                raise output_error(path, error) from error
         try:
             temporary.replace(path)
             if sync:
                 sync_directory(path.parent)
         except OSError as error:
-            raise _output_error(path, error) from error
+            raise output_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -86,7 +87,7 @@ def make_directory(path: Path) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _output_error(Path(path), error) from error
+        raise output_error(Path(path), error) from error
     return Path(path)
 
 
@@ -159,7 +160,7 @@ def require_writable_directory(path: Path) -> None:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise _output_error(Path(path), error) from error
+        raise output_error(Path(path), error) from error
 
 
 def sync_directory(path: Path) -> None:

@@ -51,6 +51,9 @@ LEDGER_PROOF: Final = "ledger-proof"
 LEDGER_ENTRY: Final = "ledger-entry.json"
 PLAN_PROOF: Final = "plan-ledger-proof"
 PLAN_ENTRY: Final = "plan-ledger-entry.json"
+SEED: Final = "seed.dsse.json"
+SEED_PROOF: Final = "seed-ledger-proof"
+SEED_ENTRY: Final = "seed-ledger-entry.json"
 README: Final = "README.txt"
 CLOSING: Final = "bundle.dsse.json"
 STAMP: Final = "timestamp.tsr"
@@ -59,6 +62,7 @@ CLOSING_STAMP: Final = "bundle.tsr"
 REPORT_PREFIX: Final = "report-"
 _FIXED: Final = frozenset(
     {ATTESTATION, SIGSTORE, CHAIN, PACK_MANIFEST, STATE, REFERENCE_MANIFEST, *VALUE_FILES, PLAN}
+    | {SEED, SEED_PROOF, SEED_ENTRY}
     | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
 _STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
@@ -183,6 +187,8 @@ def cited(record: Attestation) -> dict[str, str]:
     result |= {item.name: item.sha256 for item in record.measurement.value_files}
     if record.plan is not None:
         result[PLAN] = record.plan.envelope_digest
+        if record.plan.seed is not None:
+            result[SEED] = record.plan.seed.envelope_digest
     return result
 
 
@@ -322,6 +328,7 @@ pack.SHA256SUMS, STATE       the digests of the pack's files and of the reconstr
 reference.SHA256SUMS         the digests of the reference model's files
 nll-*.safetensors, pair.*    per-token log-probabilities, KL divergence and top-1 agreement; no text
 plan.dsse.json               the plan that was committed to the ledger before the measurement
+seed.dsse.json               the outside party's part in the seed, if the plan left it to one
 ledger-proof, ledger-entry   the inclusion proof in the evidence ledger, and the entry it proves
 timestamp*.tsr, bundle.tsr   RFC 3161 time stamps over the record, its endorsements, and the list of files
 report-*.pdf                 renderings for people; the signed record governs

@@ -6,14 +6,20 @@ None of this needs a key, so a countersigner can ask it of a bundle before anybo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Final
 
 from ucaudit.core.digest import sha256_file
-from ucaudit.core.errors import DigestMismatchError, VerificationError
+from ucaudit.core.errors import CorpusError, DigestMismatchError, VerificationError
 from ucaudit.core.records import Attestation, Statement
+from ucaudit.core.windows import draw
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, cited, closing_differences
 from ucaudit.evidence.checks import Verification
 from ucaudit.evidence.claims import compute_results, determine, differences, judge_all
+
+_MAX_DRAW: Final = 1_000_000
+"""A second of hashing; a text of a gigabyte has fewer windows of 1,024 tokens."""
 
 
 def check_contents(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
@@ -121,6 +127,7 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     if len(values.windows) != record.measurement.n:
         short = VerificationError(f"n is {record.measurement.n}, the files hold {len(values.windows)}", subject="n")
         result.add("sample-size", "n against the per-token files", short, "", level="re-derivable")
+    _draw(record, values.windows, result)
     claims = judge_all(record, again, values)
     wrong = [
         f"{old.id}: signed {old.verdict}, re-derived {new.verdict}"
@@ -140,3 +147,24 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     )
     what = "determination against the claims"
     result.add("determination", what, problem, record.determination, level="re-derivable")
+
+
+def _draw(record: Attestation, windows: Sequence[int], result: Verification) -> None:
+    """The windows that were scored must be those that seed and text give, or the seed would mean nothing."""
+    measured = record.measurement
+    available, seed = measured.corpus.windows_available, measured.seed
+    what = "the windows against the draw by seed and text"
+    if available > _MAX_DRAW:
+        result.remark("draw", "not-checked", what, f"{available} windows to draw from, at most {_MAX_DRAW} here")
+        return
+    problem: VerificationError | None = None
+    try:
+        other = sorted(set(windows) ^ set(draw(available, measured.n, seed, measured.corpus.sha256)))
+    except CorpusError as error:
+        problem = VerificationError(error.message, subject="windows")
+    else:
+        if other:
+            wrong = "scored and not drawn" if other[0] in windows else "drawn and not scored"
+            problem = VerificationError(f"window {other[0]} was {wrong} by seed {seed}", subject="windows")
+    fine = f"{len(windows)} of {available}, drawn by seed {seed}"
+    result.add("draw", what, problem, fine, level="re-derivable")

@@ -9,12 +9,10 @@ Malformed input raises an InputError; a finding becomes a failed :class:`Check`,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from ucaudit.core.digest import sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
-    LedgerInconsistentError,
     MalformedRecordError,
     VerificationError,
 )
@@ -26,18 +24,14 @@ from ucaudit.evidence.bundle import OpenBundle
 from ucaudit.evidence.checks import Check, Verification
 from ucaudit.evidence.contents import check_closing, check_contents
 from ucaudit.evidence.endorsements import check_endorsements
-from ucaudit.evidence.ledger import LedgerEntry, VerifiedProof, verify_proof
 from ucaudit.evidence.plan import deviations
+from ucaudit.evidence.registered import Placed, check_entry, check_order, check_seed
+from ucaudit.evidence.seed import planned_seed
 from ucaudit.evidence.signing import Envelope, read_statement
 from ucaudit.evidence.stamps import collect_times
-from ucaudit.evidence.trust import Trust, trusted_ledgers
+from ucaudit.evidence.trust import Trust
 
 __all__ = ["Check", "Verification", "check_report", "verify_bundle", "verify_envelope"]
-
-_PROOFS: Final = {
-    "attestation": ("ledger", names.LEDGER_PROOF, names.LEDGER_ENTRY),
-    "plan": ("plan-ledger", names.PLAN_PROOF, names.PLAN_ENTRY),
-}
 
 
 def verify_bundle(
@@ -60,11 +54,13 @@ def verify_bundle(
     statement = bundle.statement
     record = result.record = bundle.record
     collect_times(bundle, trust, result)
-    placed = _ledger(bundle, bundle.attestation.digest, "attestation", trust, result)
+    placed = check_entry(bundle, bundle.attestation.digest, "attestation", trust, result)
     result.signers = judge_keys(signers, bundle.attestation, trust, "attestation", record.created, result)
     check_contents(bundle, statement, record, result)
-    planned = _plan(bundle, record, trust, result)
-    _order(planned, placed, result)
+    planned, seeded = _plan(bundle, record, trust, result)
+    check_order(planned, placed, ("plan", "result"), result)
+    check_order(planned, seeded, ("plan", "seed"), result)
+    check_order(seeded, placed, ("seed", "result"), result)
     check_endorsements(bundle, trust, result)
     _closing(bundle, trust, result)
     return result
@@ -93,71 +89,30 @@ def verify_envelope(envelope: Envelope, trust: Trust) -> Verification:
     return result
 
 
-def _plan(bundle: OpenBundle, record: Attestation, trust: Trust, result: Verification) -> VerifiedProof | None:
+def _plan(
+    bundle: OpenBundle, record: Attestation, trust: Trust, result: Verification
+) -> tuple[Placed | None, Placed | None]:
+    """The plan and the outside party's seed: where each was entered."""
     if record.plan is None:
         result.remark("plan", "warn", "pre-registration", "the measurement was not planned in a ledger beforehand")
-        return None
+        return None, None
     envelope = bundle.envelope(names.PLAN)
     if envelope is None:
-        return None
+        return None, None
     signers = find_signers(envelope, trust, result, "plan")
     if not signers:
-        return None
+        return None, None
     statement = read_statement(envelope)
     if not isinstance(statement.predicate, Plan):
         raise MalformedRecordError(f"holds a {statement.predicate_type}, not a plan", subject=names.PLAN)
-    proven = _ledger(bundle, envelope.digest, "plan", trust, result)
+    proven = check_entry(bundle, envelope.digest, "plan", trust, result)
     judge_keys(signers, envelope, trust, "plan", statement.predicate.created, result)
-    found = deviations(statement.predicate, record)
+    plan = statement.predicate
+    found = deviations(plan, record, seed=planned_seed(plan, envelope.digest, record.plan.seed))
     hidden = sorted(set(found) - set(record.plan.deviations))
     problem = VerificationError(f"undeclared deviation: {hidden[0]}", subject="plan") if hidden else None
     result.add("plan", "plan against what was measured", problem, "as planned" if not found else "; ".join(found))
-    return proven
-
-
-def _ledger(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result: Verification) -> VerifiedProof | None:
-    slug, proof, entry = _PROOFS[kind]
-    what = f"{kind} entry in the ledger"
-    if not bundle.has(proof) or not bundle.has(entry):
-        result.remark(slug, "warn", what, "no ledger proof in the bundle")
-        return None
-    ledgers = trusted_ledgers(trust)
-    if not ledgers:
-        result.remark(slug, "not-checked", what, "the trust file names no ledger")
-        return None
-    leaf = bundle.read(entry, 1 << 16)
-    parsed = LedgerEntry.parse(leaf, subject=entry)
-    problem: VerificationError | None = None
-    detail = ""
-    proven: VerifiedProof | None = None
-    if parsed.envelope_sha256 != digest or parsed.kind != kind:
-        problem = LedgerInconsistentError(f"the proven entry is not about this {kind}", subject=entry)
-    else:
-        for ledger in ledgers:
-            try:
-                proven = verify_proof(bundle.read(proof, 1 << 20), leaf, ledger.vkey)
-            except VerificationError as error:
-                problem = error
-            else:
-                detail = f"index {proven.index} of {proven.size} in {proven.origin}"
-                problem = None
-                break
-    result.add(slug, what, problem, detail)
-    return proven if problem is None else None
-
-
-def _order(planned: VerifiedProof | None, placed: VerifiedProof | None, result: Verification) -> None:
-    """A plan counts as one only if the ledger had it before the result."""
-    if planned is None or placed is None:
-        return
-    what = "the plan's ledger entry against the result's"
-    problem = None
-    if planned.origin != placed.origin:
-        problem = LedgerInconsistentError(f"plan in {planned.origin}, result in {placed.origin}", subject="plan")
-    elif planned.index >= placed.index:
-        late = f"the plan is entry {planned.index}, the result {placed.index}: planned after the fact"
-        problem = LedgerInconsistentError(late, subject="plan")
-    result.add("plan-order", what, problem, f"{planned.index} before {placed.index}")
+    return proven, check_seed(bundle, record, plan, envelope, proven, trust, result)
 
 
 def _closing(bundle: OpenBundle, trust: Trust, result: Verification) -> None:

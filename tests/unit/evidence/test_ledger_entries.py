@@ -26,7 +26,7 @@ from ucaudit.evidence.ledger import (
     register,
     to_csv,
 )
-from ucaudit.evidence.ledger.population import population
+from ucaudit.evidence.ledger.population import population_of as population
 from ucaudit.evidence.signing import Envelope, sign
 
 A, B, C, PACK, OTHER_PACK = "a" * 64, "b" * 64, "c" * 64, "1" * 64, "2" * 64

@@ -28,7 +28,7 @@ from ucaudit.evidence.trust.model import (
 
 MAX_TRUST_FILE: Final = 1 << 20
 MAX_CERTIFICATE: Final = 1 << 16
-PREDICATES: Final = ("attestation", "plan", "abandonment", "endorsement", "bundle")
+PREDICATES: Final = ("attestation", "plan", "abandonment", "seed", "endorsement", "bundle")
 TABLES: Final = ("key", "ledger", "witness", "authority")
 LEDGER_KEY_TYPE: Final = 0x01
 WITNESS_KEY_TYPE: Final = 0x04
