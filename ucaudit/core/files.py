@@ -114,7 +114,7 @@ def exchange_directories(one: Path, other: Path) -> None:
             return
         code = ctypes.get_errno()
         if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-            raise _output_error(other, OSError(code, os.strerror(code)))
+            raise output_error(other, OSError(code, os.strerror(code)))
     aside = other.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(6)}-{other.name}"[:250])
     try:
         other.rename(aside)
@@ -122,7 +122,7 @@ def exchange_directories(one: Path, other: Path) -> None:
         aside.rename(one)
         sync_directory(other.parent)
     except OSError as error:
-        raise _output_error(other, error) from error
+        raise output_error(other, error) from error
 
 
 @contextmanager
