@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ucaudit import __version__
-from ucaudit.core.digest import FileManifest, StateManifest, sha256_file
+from ucaudit.core.digest import FileManifest, StateManifest, check_name, sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
     MalformedRecordError,
@@ -36,6 +36,7 @@ from ucaudit.core.records import (
     make_statement,
     now,
 )
+from ucaudit.core.tokenvalues import MAX_TOKENS
 from ucaudit.evidence.keys import PublicKey, Signer
 from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement, sign, sigstore_bundle
 
@@ -70,6 +71,15 @@ _UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
 MAX_FILES: Final = 200
 MAX_ENDORSEMENTS: Final = 100
 MAX_TEXT: Final = 256 << 20
+MAX_REPORT: Final = 64 << 20
+MAX_VALUES: Final = 5 * MAX_TOKENS + (1 << 20)
+_LIMITS: Final = {
+    **dict.fromkeys((PACK_MANIFEST, STATE, REFERENCE_MANIFEST), MAX_TEXT),
+    **dict.fromkeys(VALUE_FILES, MAX_VALUES),
+    CHAIN: 4 * MAX_ENVELOPE_BYTES,
+    CLOSING_STAMP: 64 << 10,
+}
+"""The most bytes a file of a bundle may have: every one is hashed, and nobody may feed a verifier for ever."""
 
 
 def report_name(profile: str, kind: str = "pdf") -> str:
@@ -204,8 +214,9 @@ def open_bundle(path: Path) -> OpenBundle:
 
     Raises:
         NotFoundError: no such directory, or no attestation in it.
-        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has.
-        UnsafePathError: a link or a directory inside it.
+        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has, or
+            too many, or one too large.
+        UnsafePathError: a link or a directory inside it, or a name with control characters.
     """
     if not path.is_dir():
         raise NotFoundError("no such bundle directory", subject=str(path))
@@ -214,13 +225,19 @@ def open_bundle(path: Path) -> OpenBundle:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
-            if not is_temporary(entry.name):
-                names.append(entry.name)
+            names.append(check_name(entry.name, subject=str(path)))
             if len(names) > MAX_FILES:
                 raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
+            limit = _LIMITS.get(entry.name, MAX_REPORT)
+            if entry.stat(follow_symlinks=False).st_size > limit:
+                raise MalformedRecordError(
+                    f"larger than the {limit} bytes allowed here", subject=str(path / entry.name)
+                )
     for name in names:
         if name not in _FIXED and not name.startswith(REPORT_PREFIX) and not _STAMP_NAME.fullmatch(name):
-            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name))
+            # No exception for our own temporary names: whatever the closing does not cover is a hole.
+            hint = "left by an interrupted run: remove it" if is_temporary(name) else None
+            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name), hint=hint)
     if ATTESTATION not in names:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)

@@ -29,7 +29,15 @@ def check_contents(bundle: OpenBundle, statement: Statement, record: Attestation
     _rederive(bundle, record, result)
 
 
-def check_closing(bundle: OpenBundle, closing: Statement, files: int, digest: str, result: Verification) -> None:
+def check_closing(
+    bundle: OpenBundle,
+    closing: Statement,
+    files: int,
+    digest: str,
+    result: Verification,
+    *,
+    wrong_hints: Sequence[str] = (),
+) -> None:
     """Every file of the bundle against the closing statement.
 
     Args:
@@ -38,12 +46,15 @@ def check_closing(bundle: OpenBundle, closing: Statement, files: int, digest: st
         files: how many files it says there are.
         digest: the attestation envelope that it says it closes.
         result: gets the check.
+        wrong_hints: key hints of its envelope that are not the signer's. Elsewhere they are remarked only; this
+            envelope is bound by nothing else, so somebody changed it.
     """
     found = closing_differences(closing, bundle.digests())
     if files != len(closing.subjects):
         found.append(f"it says {files} files and lists {len(closing.subjects)}")
     if digest != bundle.attestation.digest:
         found.append("the closing statement is another attestation's")
+    found += [f"{names.CLOSING}: its key hint {hint[:64]} is not the signer's" for hint in wrong_hints]
     problem = None
     if found:
         hint = "files of the bundle were changed, added or removed"
@@ -72,6 +83,14 @@ def _other_forms(bundle: OpenBundle, result: Verification) -> None:
 
 
 def _artefacts(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
+    values = [item.name for item in record.measurement.value_files]
+    if sorted(values) != sorted(names.VALUE_FILES):
+        # A file that the record does not bind could be exchanged, and every figure with it.
+        unbound = DigestMismatchError(
+            f"the record cites {', '.join(values) or 'none'}; expected each of {', '.join(names.VALUE_FILES)} once",
+            subject=names.ATTESTATION,
+        )
+        result.add("artefact", "per-token files that the record binds", unbound, "")
     for name, expected in cited(record).items():
         what = f"{name} against the signed digest"
         if not bundle.has(name):

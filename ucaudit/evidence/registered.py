@@ -18,6 +18,7 @@ from ucaudit.evidence.ledger import (
     VerifierKey,
     WitnessedTime,
     WitnessKey,
+    entry_for,
     verify_proof,
     witnessed_times,
 )
@@ -42,12 +43,14 @@ class Placed:
     witnessed: tuple[WitnessedTime, ...]
 
 
-def check_entry(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result: Verification) -> Placed | None:
+def check_entry(
+    bundle: OpenBundle, envelope: Envelope, kind: str, trust: Trust, result: Verification
+) -> Placed | None:
     """Check the ledger proof of a record, a plan or a seed; a witnessed time goes to ``result.times``.
 
     Args:
         bundle: opened.
-        digest: SHA-256 of the envelope that must have been entered, hex.
+        envelope: what must have been entered; its signature held.
         kind: ``attestation``, ``plan`` or ``seed``.
         trust: names the ledgers and witnesses to believe.
         result: gets the checks.
@@ -69,10 +72,9 @@ def check_entry(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result
         return None
     leaf = bundle.read(entry, 1 << 16)
     parsed = LedgerEntry.parse(leaf, subject=entry)
-    if parsed.envelope_sha256 != digest or parsed.kind != kind:
-        problem: VerificationError = LedgerInconsistentError(
-            f"the proven entry is not about this {kind}", subject=entry
-        )
+    problem: VerificationError
+    if (different := _entry_differs(parsed, envelope, kind)) is not None:
+        problem = LedgerInconsistentError(different, subject=entry)
         result.add(slug, what, problem, "")
         return None
     data = bundle.read(proof, _MAX_PROOF)
@@ -84,8 +86,23 @@ def check_entry(bundle: OpenBundle, digest: str, kind: str, trust: Trust, result
         else:
             result.add(slug, what, None, f"index {proven.index} of {proven.size} in {proven.origin}")
             note = LedgerProof.parse(data, subject=proof).checkpoint
-            return Placed(proven, _witnessed(note, ledger.vkey, proof, slug, digest, trust, result))
+            return Placed(proven, _witnessed(note, ledger.vkey, proof, slug, envelope.digest, trust, result))
     result.add(slug, what, problem, "")
+    return None
+
+
+def _entry_differs(entry: LedgerEntry, envelope: Envelope, kind: str) -> str | None:
+    """Where an entry says something else than the envelope it stands for, or None.
+
+    Exports list entries, not envelopes: a failure entered as a pass would vanish from the population.
+    """
+    if entry.envelope_sha256 != envelope.digest or entry.kind != kind:
+        return f"the proven entry is not about this {kind}"
+    expected = entry_for(envelope, entry.recorded_at)
+    for member in type(entry).model_fields:
+        listed, given = getattr(entry, member), getattr(expected, member)
+        if listed != given and (member, listed) != ("key_id", None):  # entries did not always name the key
+            return f"the entry's {member.replace('_', ' ')} is {listed}, the {kind} gives {given}"
     return None
 
 
@@ -197,7 +214,7 @@ def check_seed(
         result.add("seed-source", what, insider if own else None, fine)
     else:
         _seed_from_witness(reference, planned, what, result)
-    return check_entry(bundle, contribution.digest, "seed", trust, result)
+    return check_entry(bundle, contribution, "seed", trust, result)
 
 
 def _seed_value(record: Attestation, expected: int, what: str, result: Verification) -> None:

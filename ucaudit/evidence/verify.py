@@ -54,7 +54,7 @@ def verify_bundle(
     statement = bundle.statement
     record = result.record = bundle.record
     collect_times(bundle, trust, result)
-    placed = check_entry(bundle, bundle.attestation.digest, "attestation", trust, result)
+    placed = check_entry(bundle, bundle.attestation, "attestation", trust, result)
     result.signers = judge_keys(signers, bundle.attestation, trust, "attestation", record.created, result)
     check_contents(bundle, statement, record, result)
     planned, seeded = _plan(bundle, record, trust, result)
@@ -105,7 +105,7 @@ def _plan(
     statement = read_statement(envelope)
     if not isinstance(statement.predicate, Plan):
         raise MalformedRecordError(f"holds a {statement.predicate_type}, not a plan", subject=names.PLAN)
-    proven = check_entry(bundle, envelope.digest, "plan", trust, result)
+    proven = check_entry(bundle, envelope, "plan", trust, result)
     judge_keys(signers, envelope, trust, "plan", statement.predicate.created, result)
     plan = statement.predicate
     found = deviations(plan, record, seed=planned_seed(plan, envelope.digest, record.plan.seed))
@@ -129,7 +129,8 @@ def _closing(bundle: OpenBundle, trust: Trust, result: Verification) -> None:
     if not isinstance(predicate, BundleClosing):
         raise MalformedRecordError(f"holds a {statement.predicate_type}, not a closing", subject=names.CLOSING)
     judge_keys(signers, envelope, trust, "bundle", predicate.created, result)
-    check_closing(bundle, statement, predicate.files, predicate.attestation_digest, result)
+    hints = envelope.wrong_hints(signers)
+    check_closing(bundle, statement, predicate.files, predicate.attestation_digest, result, wrong_hints=hints)
 
 
 def check_report(bundle: OpenBundle, report: Path, result: Verification) -> None:
