@@ -66,8 +66,8 @@ def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation,
         found.append(
             (
                 "seed-from-outside",
-                f"The seed of the windows follows from what {record.plan.seed.contributor} contributed after the plan "
-                "was committed, so these windows could not be tried before. Other windows of the text could.",
+                f"The seed of the windows follows from what {record.plan.seed.contributor} contributed after the "
+                "plan was committed, so these windows could not be tried before. Other windows of the text could.",
             )
         )
     else:
