@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from ucaudit.core.errors import CorpusError, ModelError
-from ucaudit.lab.corpus import Corpus, bos_token, draw, tokenise
+from ucaudit.core.windows import draw
+from ucaudit.lab.corpus import Corpus, bos_token, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
