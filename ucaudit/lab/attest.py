@@ -45,7 +45,7 @@ from ucaudit.evidence.signing import Envelope, sign
 from ucaudit.lab.environment import describe_environment
 from ucaudit.lab.limitations import limitations_of
 from ucaudit.lab.measure import Measurement, measure, measurement_record
-from ucaudit.lab.planning import resolve_corpus
+from ucaudit.lab.planning import evaluation_text
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.opened import OpenedPack, open_pack
 from ucaudit.packs.state import reconstruct_state, relative_errors
@@ -70,6 +70,8 @@ class Request:
         ledger_signer: the ledger's key; ``signer`` by default.
         plan: the plan's envelope file, if the measurement was pre-registered.
         render: makes the reports.
+        calibration: the pack's calibration text, to search the drawn windows for passages of it.
+        allow_overlap: attest on text of the pack's calibration all the same; it is recorded.
     """
 
     pack: Path
@@ -84,6 +86,8 @@ class Request:
     render: Render | None = None
     device: str = "cpu"
     threads: int | None = None
+    calibration: Path | None = None
+    allow_overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def preflight(request: Request) -> None:
     if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         raise RefusedError("exists already and is not empty", subject=str(request.out), hint="choose another --out")
     require_writable_directory(request.out.parent)
-    resolve_corpus(request.policy, request.corpus)
+    evaluation_text(request.policy, request.corpus)
     open_pack(request.pack, excludes=request.policy.policy.gate.exclude).close()
     open_pack(request.reference).close()
     if request.plan is not None:
@@ -187,7 +191,7 @@ def _audit(
     measurement = measure(
         source,
         reference,
-        resolve_corpus(request.policy, request.corpus),
+        evaluation_text(request.policy, request.corpus),
         n=rules.n,
         seq_len=rules.seq_len,
         seed=rules.seed,
@@ -196,6 +200,8 @@ def _audit(
         threads=request.threads,
         state_dir=work,
         progress=progress,
+        calibration=request.calibration,
+        allow_overlap=request.allow_overlap,
         pack_digest=pack_files.digest,
         reference_digest=reference_files.digest,
     )
