@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from bundles import make_bundle, make_setting, make_values
-from conformance import second_verifier
 from hostile_bundles import GOOD, HOSTILE, lay, load_cases
 
+from conformance import second_verifier
 from ucaudit.core.errors import InputError
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.trust import load_trust
