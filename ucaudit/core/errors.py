@@ -201,4 +201,4 @@ def missing_extra(extra: str, module: str) -> MissingExtraError:
 
 def install_hint(extra: str) -> str:
     """The line that installs an extra; ucaudit is on no public index, so it says where from."""
-    return f"pip install '.[{extra}]' in a clone, or 'ucaudit[{extra}]' with --find-links WHEELS"
+    return f"pip install 'ucaudit[{extra}]' with --find-links WHEELS, or '.[{extra}]' in a clone"
