@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=42, show_default=True, help="Of the draw.")
 @click.option("--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--allow-overlap", is_flag=True, help="Allow the pack's own calibration text; it is recorded.")
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Gigabytes that may be used, on the device; by default what is free. Models that do not fit are run "
+    "layer by layer.",
+)
 @click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Where the values go.")
 @compute_options
 @output_options
@@ -35,6 +41,7 @@ def measure(
     seed: int,
     dtype: str,
     allow_overlap: bool,
+    memory: float | None,
     directory: Path,
     device: str,
     threads: int | None,
@@ -49,7 +56,8 @@ def measure(
     from ucaudit.lab.corpus import load_corpus
     from ucaudit.lab.measure import measure as run
     from ucaudit.lab.measure import prepare_output, write_measurement
-    from ucaudit.lab.measure_plan import plan_measurement, require_memory
+    from ucaudit.lab.measure_memory import choose_execution
+    from ucaudit.lab.measure_plan import plan_measurement
     from ucaudit.packs.codecs import open_source
 
     state = prepare_output(directory)
@@ -58,10 +66,11 @@ def measure(
         plan = plan_measurement(
             source, original, text, n=n, seq_len=seq_len, seed=seed, dtype=dtype, allow_overlap=allow_overlap
         )
-        require_memory(plan, device)
+        budget = None if memory is None else int(memory * 1e9)
+        execution = choose_execution(plan.memory, device, budget=budget)
         out.status(
             f"{n} of {plan.windows.available} windows of {seq_len} tokens, about "
-            f"{plan.memory_bytes / 1e9:.1f} GB and {plan.seconds(device):.0f} s"
+            f"{execution.memory_bytes / 1e9:.1f} GB and {plan.seconds(device):.0f} s, {execution}"
         )
         measured = run(
             source,
@@ -76,6 +85,7 @@ def measure(
             state_dir=state,
             progress=out.progress,
             allow_overlap=allow_overlap,
+            memory_bytes=budget,
         )
         results, document = write_measurement(measured, directory)
     out.result({**document, "directory": str(directory)}, _text(results, directory))

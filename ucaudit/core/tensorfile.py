@@ -284,6 +284,13 @@ def _check_tiling(infos: list[TensorInfo], start: int, size: int, subject: str) 
         raise MalformedPackError(f"{size - position} bytes follow the last tensor", subject=subject)
 
 
+def advise(handle: BinaryIO, info: TensorInfo) -> None:
+    """Ask the system to read a tensor's bytes ahead, where it can."""
+    descriptor = _descriptor(handle)
+    if descriptor is not None and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, info.begin, info.nbytes, os.POSIX_FADV_WILLNEED)
+
+
 def _file_size(handle: BinaryIO) -> int:
     descriptor = _descriptor(handle)
     return handle.seek(0, io.SEEK_END) if descriptor is None else os.fstat(descriptor).st_size

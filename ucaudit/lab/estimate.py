@@ -37,6 +37,6 @@ def estimate(request: Request) -> dict[str, str | int | float]:
         "windowsAvailable": plan.windows.available,
         "scoredTokens": plan.scored_tokens,
         "parameters": plan.parameters,
-        "memoryGb": round(plan.memory_bytes / 1e9, 2),
+        "memoryGb": round(plan.memory.whole / 1e9, 2),
         "minutes": round((plan.seconds(request.device) + reading) / 60, 1),
     }

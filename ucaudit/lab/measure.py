@@ -1,5 +1,7 @@
 """Measure a pack against its reference: both models, the same tokens, window by window.
 
+Models that fit memory are held whole; others go through layer by layer (:mod:`ucaudit.lab.measure_stream`).
+
 Every finished window is kept on disk, so an interrupted run goes on where it stopped and ends in the same bytes.
 What is computed, and what is recorded about it: docs/measuring-runs.md.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -23,6 +26,7 @@ from ucaudit.core.records.attestation import Corpus as CorpusRecord
 from ucaudit.core.tokenvalues import TokenValues
 from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results
 from ucaudit.lab.corpus import Corpus, Windows
+from ucaudit.lab.measure_memory import choose_execution
 from ucaudit.lab.measure_plan import plan_measurement
 from ucaudit.lab.measure_settings import (
     ComputeSettings,
@@ -34,6 +38,7 @@ from ucaudit.lab.measure_settings import (
     torch_dtype,
 )
 from ucaudit.lab.measure_state import StateDirectory, discard_state, state_key
+from ucaudit.lab.measure_stream import StreamedPair, Streaming
 from ucaudit.models.forward import WindowScores, score_window
 from ucaudit.models.runtime import load_model, runtime_record
 
@@ -110,13 +115,14 @@ def measure(
     state_dir: Path,
     progress: Progress = SILENT,
     allow_overlap: bool = False,
+    memory_bytes: int | None = None,
     pack_digest: str | None = None,
     reference_digest: str | None = None,
 ) -> Measurement:
     """Score ``n`` windows of the text with both models.
 
     Args:
-        pack, reference: opened; both models are held in memory at once.
+        pack, reference: opened.
         corpus: the evaluation text, or its path.
         n: windows to draw.
         seq_len: text tokens a window.
@@ -128,6 +134,7 @@ def measure(
             (:func:`discard_state`).
         progress: told about bytes hashed and windows scored.
         allow_overlap: measure on the pack's own calibration text, and have it recorded.
+        memory_bytes: a budget, of the process on ``cpu``, of the GPU on ``cuda``; None for what is free.
         pack_digest, reference_digest: of the file manifests, if the caller has hashed the files already.
 
     Raises:
@@ -143,11 +150,18 @@ def measure(
         pack, reference, corpus, n=n, seq_len=seq_len, seed=seed, dtype=dtype, allow_overlap=allow_overlap
     )
     windows = plan.windows
+    execution = choose_execution(plan.memory, device, budget=memory_bytes)
     pack_digest = pack_digest or _files_digest(pack, "hashing the pack", progress)
     reference_digest = reference_digest or _files_digest(reference, "hashing the reference", progress)
     with pinned_arithmetic(dtype, device, threads):
-        models = _load_both(reference, pack, target, device, progress)
-        settings = _settings(models, precision, device)
+        models: tuple[PreTrainedModel, PreTrainedModel]
+        streamed: StreamedPair | None = None
+        if execution.mode == "whole":
+            models = _load_both(reference, pack, target, device, progress)
+        else:
+            streamed = StreamedPair(reference, pack, Streaming(target, device, execution.spill))
+            models = streamed.reference.model, streamed.pack.model
+        settings = _settings(models, precision, device, execution.mode)
         state = StateDirectory(
             state_dir,
             state_key(
@@ -167,7 +181,7 @@ def measure(
             windows.scored,
         )
         state.prepare()
-        payloads, resumed = _score_all(models, windows, state, progress)
+        payloads, resumed = _score_all(streamed or WholePair(*models), windows, state, progress)
     return Measurement(
         values=_collect(windows, payloads),
         windows=windows,
@@ -276,7 +290,26 @@ def _load_both(
     return models[0], models[1]
 
 
-def _settings(models: tuple[PreTrainedModel, PreTrainedModel], dtype: Dtype, device: str) -> ComputeSettings:
+@dataclass(frozen=True)
+class WholePair:
+    """Both models in memory; the counterpart of :class:`ucaudit.lab.measure_stream.StreamedPair`."""
+
+    reference: PreTrainedModel
+    pack: PreTrainedModel
+
+    def scores(
+        self, windows: Windows, positions: list[int], state: StateDirectory, progress: Progress
+    ) -> Iterator[WindowScores]:
+        """The values of some windows, in order. Raises as :func:`ucaudit.models.forward.score_window`."""
+        progress.start(len(positions), "windows", "measuring")
+        for position in positions:
+            name = f"window {windows.indexes[position]}"
+            yield score_window(self.reference, self.pack, windows.input_ids(position), name=name)
+
+
+def _settings(
+    models: tuple[PreTrainedModel, PreTrainedModel], dtype: Dtype, device: str, execution: str
+) -> ComputeSettings:
     """Both models must have been built alike, or their difference would be the implementations'."""
     first, second = (runtime_record(model) for model in models)
     for name in ("modelClass", "attention", "experts"):
@@ -285,12 +318,17 @@ def _settings(models: tuple[PreTrainedModel, PreTrainedModel], dtype: Dtype, dev
                 f"the reference runs with {name} {first[name]}, the pack with {second[name]}", subject="config.json"
             )
     return current_settings(
-        dtype, device, attention=first["attention"], experts=first["experts"], model_class=first["modelClass"]
+        dtype,
+        device,
+        attention=first["attention"],
+        experts=first["experts"],
+        model_class=first["modelClass"],
+        execution=execution,
     )
 
 
 def _score_all(
-    models: tuple[PreTrainedModel, PreTrainedModel], windows: Windows, state: StateDirectory, progress: Progress
+    models: WholePair | StreamedPair, windows: Windows, state: StateDirectory, progress: Progress
 ) -> tuple[list[bytes], int]:
     """The payload of every drawn window, from disk or computed, and how many came from disk."""
     payloads: dict[int, bytes] = {}
@@ -303,13 +341,10 @@ def _score_all(
     resumed = len(payloads)
     if resumed:
         progress.note(f"{resumed} of {windows.n} windows are there from an earlier run")
-    progress.start(windows.n - resumed, "windows", "measuring")
-    for position, window in enumerate(windows.indexes):
-        if position in payloads:
-            continue
-        scores = score_window(*models, windows.input_ids(position), name=f"window {window}")
+    left = [position for position in range(windows.n) if position not in payloads]
+    for position, scores in zip(left, models.scores(windows, left, state, progress), strict=True):
         payloads[position] = _encode(scores)
-        state.save(window, windows.row_bytes(position), payloads[position])
+        state.save(windows.indexes[position], windows.row_bytes(position), payloads[position])
         progress.advance(1)
     progress.finish()
     return [payloads[position] for position in range(windows.n)], resumed

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ucaudit.core.errors import ModelError, UnavailableError, missing_extra
+from ucaudit.core.errors import ModelError, missing_extra
 from ucaudit.lab.corpus import Corpus, Windows, cut_windows, load_corpus, require_disjoint, require_same_tokenizer
+from ucaudit.lab.measure_memory import MemoryNeeds, memory_needs
 from ucaudit.lab.measure_settings import torch_dtype
 from ucaudit.models.runtime import load_tokenizer, model_config
 
@@ -21,11 +21,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from ucaudit.packs.codecs.base import TensorSource
 
-IMPORT_BYTES: Final = 640 << 20
-"""Resident memory of Python with torch, one transformers model class and a tokenizer, measured."""
-
-_SLICE_BYTES: Final = 160 << 20  # fp64 and fp32 copies of one slice of logits
-_LIVE_ACTIVATIONS: Final = 8  # hidden-sized tensors alive at once in a layer, counting the wide MLP ones apart
 _PROBE_SIZE: Final = 1024
 _SLOWER_THAN_PROBE: Final = 2.0  # small matrices, attention, soft-max and divergence, against one big product
 
@@ -38,14 +33,14 @@ class MeasurementPlan:
         windows: the drawn windows, token ids included.
         overlap_forced: whether the text is the pack's calibration text and was allowed all the same.
         parameters: of one model, tied ones once.
-        memory_bytes: estimated peak of host memory on ``cpu``, of GPU memory on ``cuda``.
+        memory: what it takes, whole or layer by layer.
         operations: multiply-adds of both models over all windows.
     """
 
     windows: Windows
     overlap_forced: bool
     parameters: int
-    memory_bytes: int
+    memory: MemoryNeeds
     operations: int
 
     @property
@@ -110,7 +105,7 @@ def plan_measurement(
         windows=windows,
         overlap_forced=forced,
         parameters=reference.parameters,
-        memory_bytes=estimate_memory(pack, reference, windows, theirs, dtype),
+        memory=memory_needs(pack, reference, windows, theirs, dtype),
         operations=sum(_multiply_adds(source, windows, theirs) for source in (pack, reference)),
     )
 
@@ -119,65 +114,6 @@ def max_positions(config: Any) -> int | None:  # noqa: ANN401 - a transformers c
     """The longest input of a model, in tokens; None where the family states no limit (state-space models)."""
     limit = getattr(config, "max_position_embeddings", None)
     return int(limit) if isinstance(limit, int) and limit > 0 else None
-
-
-def estimate_memory(
-    pack: TensorSource,
-    reference: TensorSource,
-    windows: Windows,
-    config: Any,  # noqa: ANN401 - a transformers configuration
-    dtype: str,
-) -> int:
-    """Estimated peak in bytes: both models in the compute dtype, the larger of one state being loaded and the
-    logits of one window for both, one layer's activations, and the libraries."""
-    width = torch_dtype(dtype).itemsize
-    models = (pack.parameters + reference.parameters) * width
-    loading = max(sum(spec.nbytes for spec in source.specs) for source in (pack, reference))
-    rows = windows.seq_len + (windows.bos_id is not None)
-    logits = 2 * rows * int(config.vocab_size) * width + _SLICE_BYTES
-    hidden = int(getattr(config, "hidden_size", 0) or 0)
-    wide = int(getattr(config, "intermediate_size", 0) or 0) or 4 * hidden
-    activations = rows * (_LIVE_ACTIVATIONS * hidden + 3 * wide) * width
-    return models + max(loading, logits + activations) + IMPORT_BYTES
-
-
-def available_memory() -> int | None:
-    """Bytes of host memory that can still be taken, the control group's limit included; None if unknown."""
-    found = []
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) << 10)
-    except (OSError, ValueError):
-        return None
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-            found.append(int(limit) - used)
-    except (OSError, ValueError):
-        pass
-    return min(found, default=None)
-
-
-def require_memory(plan: MeasurementPlan, device: str) -> None:
-    """Fail now rather than by the kernel's hand. Raises UnavailableError if the estimate exceeds what is free."""
-    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else available_memory()
-    needed = plan.memory_bytes - (0 if device.startswith("cuda") else _resident())
-    if free is not None and needed > free:
-        raise UnavailableError(
-            f"both models at once take about {plan.memory_bytes / 1e9:.1f} GB, "
-            f"{max(free, 0) / 1e9:.1f} GB are free",
-            subject=device,
-            hint="--dtype bf16 halves it; a machine with more memory measures the same",
-        )
-
-
-def _resident() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _multiply_adds(source: TensorSource, windows: Windows, config: Any) -> int:  # noqa: ANN401

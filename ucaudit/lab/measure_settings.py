@@ -41,6 +41,7 @@ class ComputeSettings:
         dtype: of parameters and activations: ``fp32`` or ``bf16``. Log-softmax is always fp32, KL sums fp64.
         attention, experts: the implementations inside transformers.
         model_class: the transformers class.
+        execution: ``whole`` models, or ``layers`` one at a time.
         batch: windows in a forward pass; always 1, so nothing is padded.
         threads: CPU threads of torch.
         device_class: ``cpu x86_64 AVX512``, ``cuda NVIDIA H200``: a kind of machine, never a certain one.
@@ -56,6 +57,7 @@ class ComputeSettings:
     attention: str
     experts: str
     model_class: str
+    execution: str
     batch: int
     threads: int
     device_class: str
@@ -74,6 +76,7 @@ class ComputeSettings:
             "attention": self.attention,
             "experts": self.experts,
             "modelClass": self.model_class,
+            "execution": self.execution,
             "batch": self.batch,
             "threads": self.threads,
             "deviceClass": self.device_class,
@@ -160,7 +163,7 @@ def pinned_arithmetic(dtype: str, device: str, threads: int | None) -> Iterator[
 
 
 def current_settings(
-    dtype: Dtype, device: str, *, attention: str, experts: str, model_class: str
+    dtype: Dtype, device: str, *, attention: str, experts: str, model_class: str, execution: str
 ) -> ComputeSettings:
     """The switches as they stand now; called inside :func:`pinned_arithmetic`. Raises DeviceUnavailableError."""
     on_cuda = device.startswith("cuda")
@@ -169,6 +172,7 @@ def current_settings(
         attention=attention,
         experts=experts,
         model_class=model_class,
+        execution=execution,
         batch=1,
         threads=torch.get_num_threads(),
         device_class=device_class(device),

@@ -21,6 +21,9 @@ from ucaudit.core.errors import InputError
 from ucaudit.core.files import make_directory, read_limited, remove_leftovers, write_bytes
 
 FORMAT: Final = "ucaudit-measure-state/1"
+HIDDEN_SUFFIX: Final = ".hidden"
+"""Of the files of :mod:`ucaudit.lab.hidden_states`, which lie in the same directory."""
+
 _PREFIX: Final = "window-"
 _SUFFIX: Final = ".values"
 _KEY: Final = re.compile(r"[0-9a-f]{16}")
@@ -88,14 +91,14 @@ class StateDirectory:
 
 
 def discard_state(root: Path) -> None:
-    """Remove all saved windows below ``root``, and ``root`` itself if nothing else is in it."""
+    """Remove all saved windows and hidden states below ``root``, and ``root`` itself if nothing else is in it."""
     if not root.is_dir() or root.is_symlink():
         return
     for directory in sorted(root.iterdir()):
         if directory.is_symlink() or not directory.is_dir() or not _KEY.fullmatch(directory.name):
             continue
         remove_leftovers(directory)
-        for file in directory.glob(f"{_PREFIX}*{_SUFFIX}"):
+        for file in (*directory.glob(f"{_PREFIX}*{_SUFFIX}"), *directory.glob(f"*{HIDDEN_SUFFIX}")):
             file.unlink(missing_ok=True)
         if not any(directory.iterdir()):
             directory.rmdir()

@@ -6,6 +6,7 @@ library's; what happens here starts at its logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -106,26 +107,41 @@ def compare_logits(
             subject=name,
         )
     targets = targets.to(reference.device)
-    parts = []
-    for begin, end in row_slices(len(targets), reference.shape[-1]):
-        parts.append(_compare_rows(reference[begin:end], pack[begin:end], targets[begin:end], name, begin))
-    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
-    return WindowScores(*columns)
+    return join_rows(
+        compare_rows(reference[begin:end], pack[begin:end], targets[begin:end], name=name, first=begin)
+        for begin, end in row_slices(len(targets), 8 * reference.shape[-1], _SLICE_BYTES)
+    )
 
 
-def row_slices(rows: int, vocabulary: int) -> list[tuple[int, int]]:
-    """Cut ``rows`` into nearly equal slices: small enough for fp64 copies, never fewer than :data:`MIN_ROWS` rows
+def join_rows(parts: Iterable[tuple[torch.Tensor, ...]]) -> WindowScores:
+    """The slices of one window put together, on the CPU."""
+    return WindowScores(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def row_slices(rows: int, row_bytes: int, slice_bytes: int) -> list[tuple[int, int]]:
+    """Cut ``rows`` into nearly equal slices of about ``slice_bytes``, but never fewer than :data:`MIN_ROWS` rows
     unless there are no more."""
-    wanted = max(MIN_ROWS, _SLICE_BYTES // (8 * vocabulary))
+    wanted = max(MIN_ROWS, slice_bytes // row_bytes)
     count = max(1, rows // wanted)
     edges = [rows * index // count for index in range(count + 1)]
     return list(pairwise(edges))
 
 
 @torch.inference_mode()
-def _compare_rows(
-    reference: torch.Tensor, pack: torch.Tensor, targets: torch.Tensor, name: str, first: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def compare_rows(
+    reference: torch.Tensor, pack: torch.Tensor, targets: torch.Tensor, *, name: str, first: int
+) -> tuple[torch.Tensor, ...]:
+    """The four values of :class:`WindowScores` for some tokens of one window.
+
+    Args:
+        reference, pack: logits [rows, vocabulary].
+        targets: int64 [rows], the tokens that they predict.
+        name: the window, for error messages.
+        first: the window's position of the first row, likewise.
+
+    Raises:
+        ModelError: logits that are not finite.
+    """
     chosen = []
     wide = []
     for which, logits in (("reference", reference), ("pack", pack)):

@@ -7,8 +7,10 @@ would make every later figure meaningless.
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,10 +55,22 @@ TOKENIZER_FILES: Final = frozenset(
 )
 """The carried files a tokenizer is read from; nothing else of a pack reaches the tokenizer loader."""
 
+LIBRARY_ERRORS: Final = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+)
+"""What transformers raises when a configuration or its tensors make no sense."""
+
 # The state is already decoded, so a quantisation section would be applied twice; the others name code or files.
 _CONFIG_KEYS_DROPPED: Final = frozenset(
     {"quantization_config", "auto_map", "transformers_weights", "fusion_config", "torch_dtype", "dtype"}
 )
+_FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 _MAX_CARRIED_BYTES: Final = 256 << 20
 _MAX_NAMED: Final = 5
 
@@ -74,11 +88,15 @@ def model_config(source: TensorSource) -> PreTrainedConfig:
             f"transformers {transformers.__version__} does not know the model type {model_type!r}",
             subject="config.json",
         )
-    kept = {key: value for key, value in raw.items() if key not in _CONFIG_KEYS_DROPPED and key[:1] != "_"}
+    kept = {
+        key: _special_floats(value)
+        for key, value in raw.items()
+        if key not in _CONFIG_KEYS_DROPPED and key[:1] != "_"
+    }
     try:
         config: PreTrainedConfig = CONFIG_MAPPING[model_type].from_dict(kept)
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        raise ModelError(f"not a usable configuration: {_one_line(error)}", subject="config.json") from error
+        raise ModelError(f"not a usable configuration: {one_line(error)}", subject="config.json") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"{model_type} is not a causal language model", subject="config.json")
     return config
@@ -104,36 +122,49 @@ def build_model(
     config: PreTrainedConfig, state: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: str
 ) -> PreTrainedModel:
     """As :func:`load_model`, from a configuration and the tensors by name."""
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if isinstance(model_class, tuple):
-        model_class = model_class[0]
-    attention = ATTENTION if getattr(model_class, "_supports_sdpa", False) else "eager"
-    config._experts_implementation = EXPERTS
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    model_class, attention = implementations(config)
     try:
-        model, report = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=dict(state),
-            dtype=dtype,
-            attn_implementation=attention,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
-        )
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError) as error:
+        with quiet_library():
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(state),
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
+            )
+    except LIBRARY_ERRORS as error:
         raise ModelError(
-            f"transformers cannot build this model: {_one_line(error)}", subject=config.model_type
+            f"transformers cannot build this model: {one_line(error)}", subject=config.model_type
         ) from error
-    finally:
-        transformers.logging.enable_progress_bar()
-        transformers.logging.set_verbosity(verbosity)
     _require_whole(model, report)
     model.requires_grad_(False)
     model.eval()
     moved: PreTrainedModel = model.to(device)
     return moved
+
+
+def implementations(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], str]:
+    """The transformers class of a configuration and the attention it runs with; pins the experts' code in it."""
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if isinstance(model_class, tuple):
+        model_class = model_class[0]
+    config._experts_implementation = EXPERTS
+    return model_class, ATTENTION if getattr(model_class, "_supports_sdpa", False) else "eager"
+
+
+@contextmanager
+def quiet_library() -> Iterator[None]:
+    """Keep transformers' warnings and progress bars off the terminal: what matters in them is an error here."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.enable_progress_bar()
+        transformers.logging.set_verbosity(verbosity)
 
 
 def load_tokenizer(source: TensorSource) -> PreTrainedTokenizerBase:
@@ -166,7 +197,7 @@ def load_tokenizer(source: TensorSource) -> PreTrainedTokenizerBase:
                     subject="tokenizer_config.json",
                     hint="a tokenizer.json that transformers reads by itself is needed, in pack and reference",
                 ) from error
-            raise ModelError(f"not a usable tokenizer: {_one_line(error)}", subject="tokenizer.json") from error
+            raise ModelError(f"not a usable tokenizer: {one_line(error)}", subject="tokenizer.json") from error
     return tokenizer
 
 
@@ -192,18 +223,35 @@ def _require_whole(model: PreTrainedModel, report: Mapping[str, Any]) -> None:
         ("not loadable", report["error_msgs"]),
     ):
         if found:
-            names = sorted(str(name) for name in found)
-            more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-            raise ModelError(
-                f"{len(names)} tensors {title}: {', '.join(names[:_MAX_NAMED])}{more}",
-                subject=model.config.model_type,
-                hint="the tensors do not belong to this config.json",
-            )
+            raise unloadable(title, found, model.config.model_type)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
             raise ModelError("the tensor was never loaded", subject=name)
 
 
-def _one_line(error: BaseException) -> str:
+def _special_floats(value: Any) -> Any:  # noqa: ANN401 - a JSON value is any of six types
+    """transformers' spelling of infinities in JSON, ``{"__float__": "Infinity"}``, as the number it stands for."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in _FLOATS:
+            return _FLOATS[value["__float__"]]
+        return {key: _special_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_special_floats(item) for item in value]
+    return value
+
+
+def unloadable(title: str, found: Iterable[object], family: str) -> ModelError:
+    """The error for tensors that do not fit a model: how many, and the first names."""
+    names = sorted(str(name) for name in found)
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ModelError(
+        f"{len(names)} tensors {title}: {', '.join(names[:_MAX_NAMED])}{more}",
+        subject=family,
+        hint="the tensors do not belong to this config.json",
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An exception of the library as one line of an error message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"

@@ -17,7 +17,7 @@ from ucaudit.packs.codecs.base import TensorSource, TensorSpec
 try:
     import torch
 
-    from ucaudit.packs.codecs.tensors import TORCH_DTYPES, one_thread
+    from ucaudit.packs.codecs.tensors import TORCH_DTYPES, assemble, one_thread
 except ImportError as error:  # a light install may ask for `verify --full`
     raise missing_extra("measure", error.name or "torch") from error
 
@@ -74,6 +74,28 @@ def reconstruct_state(
     entries = list(_each_tensor(source.specs, decode, workers, progress))
     progress.finish()
     return StateManifest.build(entries)
+
+
+def load_tensors(
+    source: TensorSource, names: Sequence[str], *, device: str = "cpu", threads: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Decode some tensors whole, several at a time.
+
+    Args:
+        source: an opened pack.
+        names: of its specs.
+        device: where to decode, and where the tensors shall lie.
+        threads: tensors decoded at a time, by default as many as torch would use threads.
+
+    Raises:
+        InputError, MalformedPackError, DeviceUnavailableError: as :meth:`TensorSource.stream`.
+    """
+    specs = [source.spec(name) for name in names]
+
+    def decode(spec: TensorSpec, _: Callable[[int], None]) -> torch.Tensor:
+        return assemble(spec, source.stream(spec.name, device=device), device)
+
+    return dict(zip(names, _each_tensor(specs, decode, _workers(device, threads), SILENT), strict=True))
 
 
 def _workers(device: str, threads: int | None) -> int:

@@ -24,7 +24,8 @@ from ucaudit.core.errors import (
     UnavailableError,
 )
 from ucaudit.lab.measure import Measurement, measure, measurement_record, prepare_output, write_measurement
-from ucaudit.lab.measure_plan import plan_measurement, require_memory
+from ucaudit.lab.measure_memory import Execution, MemoryNeeds, choose_execution
+from ucaudit.lab.measure_plan import plan_measurement
 from ucaudit.lab.measure_settings import current_settings, pinned_arithmetic, tolerance
 from ucaudit.lab.measure_state import StateDirectory, discard_state, state_key
 from ucaudit.models.forward import MIN_ROWS, compare_logits, row_slices
@@ -148,7 +149,7 @@ def test_kl_is_not_lost_in_rounding():
 @pytest.mark.parametrize("rows", [1, 15, 16, 31, 32, 255, 256, 1023])
 @pytest.mark.parametrize("vocabulary", [10, 49_152, 152_064, 1 << 22])
 def test_slices_cover_all_rows_and_are_never_short(rows, vocabulary):
-    slices = row_slices(rows, vocabulary)
+    slices = row_slices(rows, 8 * vocabulary, 16 << 20)
     assert [row for begin, end in slices for row in range(begin, end)] == list(range(rows))
     assert all(end - begin >= min(rows, MIN_ROWS) for begin, end in slices)
     assert max(end - begin for begin, end in slices) < 2 * max(MIN_ROWS, (16 << 20) // (8 * vocabulary))
@@ -160,7 +161,7 @@ def test_slicing_changes_no_bit(monkeypatch):
     targets = torch.randint(0, 1000, (199,), generator=generator)
     whole = compare_logits(a, b, targets, name="w")
     monkeypatch.setattr("ucaudit.models.forward._SLICE_BYTES", 1)
-    assert len(row_slices(199, 1000)) == 12
+    assert len(row_slices(199, 8 * 1000, 1)) == 12
     sliced = compare_logits(a, b, targets, name="w")
     for name in ("reference", "pack", "kl", "top1"):
         assert torch.equal(getattr(whole, name), getattr(sliced, name))
@@ -378,7 +379,9 @@ def test_settings_are_put_back(models):
     torch.set_float32_matmul_precision("high")
     before = switches()
     with pytest.raises(KeyboardInterrupt), pinned_arithmetic("fp32", "cpu", 1):
-        settings = current_settings("fp32", "cpu", attention="sdpa", experts="eager", model_class="X")
+        settings = current_settings(
+            "fp32", "cpu", attention="sdpa", experts="eager", model_class="X", execution="whole"
+        )
         assert (settings.float32_matmul_precision, settings.threads) == ("highest", 1)
         raise KeyboardInterrupt
     assert switches() == before
@@ -411,18 +414,32 @@ def test_the_plan_counts_without_reading_a_tensor(models, measured):
     # 2 · n · T · (matrices + 2 · T · hidden · layers)
     matrices = VOCAB * 32 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64)
     assert plan.operations == 2 * N * SEQ_LEN * (matrices + 2 * SEQ_LEN * 32 * 2)
-    assert plan.memory_bytes > 8 * plan.parameters
+    assert plan.memory.whole > 8 * plan.parameters
     assert plan.seconds() > 0
 
 
 def test_too_little_memory_is_said_beforehand(models, monkeypatch):
     with open_source(models.pack) as pack, open_source(models.reference) as reference:
         plan = plan_measurement(pack, reference, models.text, n=N, seq_len=SEQ_LEN, seed=42)
-    require_memory(plan, "cpu")
-    monkeypatch.setattr("ucaudit.lab.measure_plan.available_memory", lambda: 1000)
-    monkeypatch.setattr("ucaudit.lab.measure_plan._resident", lambda: 0)
-    with pytest.raises(UnavailableError, match="both models at once take about"):
-        require_memory(plan, "cpu")
+    assert choose_execution(plan.memory, "cpu").mode == "whole"
+    monkeypatch.setattr("ucaudit.lab.measure_memory.available_memory", lambda: 1000)
+    monkeypatch.setattr("ucaudit.lab.measure_memory.resident_memory", lambda: 0)
+    with pytest.raises(UnavailableError, match=r"a layer at a time takes about .* 0\.00 GB may be used"):
+        choose_execution(plan.memory, "cpu")
+
+
+def test_the_fastest_way_that_fits():
+    needs = MemoryNeeds(whole=100, layers=40, hidden_states=20)
+    for budget, mode, spill, peak in (
+        (100, "whole", False, 100),
+        (99, "layers", False, 60),
+        (60, "layers", False, 60),
+        (59, "layers", True, 40),
+        (40, "layers", True, 40),
+    ):
+        assert choose_execution(needs, "cpu", budget=budget) == Execution(mode, spill, peak)
+    with pytest.raises(UnavailableError):
+        choose_execution(needs, "cpu", budget=39)
 
 
 # --- output and command -----------------------------------------------------------------------------------

@@ -159,6 +159,9 @@ class TensorSource(ABC):
         """The number of elements of all tensors; tied names are not counted twice."""
         return sum(spec.elements for spec in self.specs)
 
+    def prefetch(self, names: Sequence[str]) -> None:  # noqa: B027 - doing nothing is a fair answer
+        """Ask the system to read the bytes of some tensors ahead. A hint: it may do nothing, and never fails."""
+
     def close(self) -> None:
         """Close the files. The specs stay readable."""
         self.pack.close()
