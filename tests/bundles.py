@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ucaudit import __version__
@@ -32,16 +32,19 @@ from ucaudit.core.records import (
     now,
 )
 from ucaudit.core.tokenvalues import TokenValues, save
+from ucaudit.core.windows import draw as draw_windows
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.claims import compute_results, determine, draft_claims, judge_all
 from ucaudit.evidence.keys import FileSigner, generate, load_signer
 from ucaudit.evidence.ledger import Ledger
 from ucaudit.evidence.plan import deviations, plan_statement
 from ucaudit.evidence.registration import register
+from ucaudit.evidence.seed import effective_seed, planned_seed, read_contribution, seed_reference
 from ucaudit.evidence.signing import sign
 from ucaudit.evidence.trust import add_key, add_ledger
 
 SEED = 7
+CORPUS_SHA256 = "d" * 64
 PACK_FILES = {"manifest.json": b"{}", "layer-00000.safetensors": b"weights", "notes/.hidden": b"?"}
 TOOL = Tool(name="ucaudit", version=__version__)
 
@@ -84,8 +87,12 @@ def make_values(n=40, tokens=16, drift=0.004, spread=0.003, seed=1) -> TokenValu
             pack.append(base - shift)
             kl.append(abs(draw.gauss(0.002, 0.001)))
             top1.append(draw.random() < 0.97)
-    windows = tuple(sorted(draw.sample(range(10 * n), n)))
-    return TokenValues(windows, tokens, reference, pack, kl, top1)
+    return TokenValues(drawn(10 * n, n), tokens, reference, pack, kl, top1)
+
+
+def drawn(available: int, n: int) -> tuple[int, ...]:
+    """The windows that the records' seed and text give."""
+    return draw_windows(available, n, 42, CORPUS_SHA256)
 
 
 def default_claims(ratio_max: float, confidence=0.95) -> tuple[PlannedClaim, ...]:
@@ -145,7 +152,13 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             layer_errors=(LayerError(layer="model.layers.0", relative_error=0.03, parameters=10),),
         ),
         measurement=Measurement(
-            corpus=Corpus(name="evaluation.txt", sha256="d" * 64, bytes=1000, tokens=9000, windows_available=400),
+            corpus=Corpus(
+                name="evaluation.txt",
+                sha256=CORPUS_SHA256,
+                bytes=1000,
+                tokens=9000,
+                windows_available=10 * values.n,
+            ),
             tokenizer_digest="e" * 64,
             tokens_digest="f" * 64,
             windowing="disjoint windows",
@@ -176,7 +189,7 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
     )
 
 
-def make_plan(setting: Setting, record: Attestation, *, enter=True):
+def make_plan(setting: Setting, record: Attestation, *, enter=True, outside_seed=False):
     plan = Plan(
         created=record.created,
         tool=TOOL,
@@ -194,6 +207,7 @@ def make_plan(setting: Setting, record: Attestation, *, enter=True):
         claims=default_claims(record.claims[0].threshold),
         perturbations=(),
         policy_sha256=record.policy.sha256,
+        outside_seed=outside_seed,
     )
     envelope = sign(plan_statement(plan).to_bytes(), setting.signer, subject=names.PLAN)
     if enter:
@@ -210,10 +224,14 @@ def make_bundle(
     planned=True,
     on_ledger=True,
     late_plan=False,
+    contribute=None,
     change_record=None,
     **changes,
 ) -> Path:
-    """Write a bundle. ``change_record(record)`` may lie before the record is signed."""
+    """Write a bundle. ``change_record(record)`` may lie before the record is signed.
+
+    ``contribute(plan envelope)`` makes the plan wait for an outside party's seed, and returns its envelope or None.
+    """
     values = values or make_values()
     entries = [FileEntry(name, sha256_hex(data)) for name, data in PACK_FILES.items()]
     manifest = FileManifest.build(entries)
@@ -221,14 +239,32 @@ def make_bundle(
     with names.staged(out) as stage:
         files = save(stage, values)
         record = draft_record(values, files, manifest=manifest, state=state, ratio_max=ratio_max, **changes)
+        contribution = used = None
         if planned:
-            planned_envelope, plan = make_plan(setting, record, enter=not late_plan)
+            planned_envelope, plan = make_plan(
+                setting, record, enter=not late_plan, outside_seed=contribute is not None
+            )
             write_bytes(stage / names.PLAN, planned_envelope.raw)
+            if contribute is not None and (contribution := contribute(planned_envelope)) is not None:
+                placed = register(setting.ledger, contribution, setting.signer)
+                used = seed_reference(
+                    contribution, read_contribution(contribution, planned_envelope.digest), placed.index
+                )
+                write_bytes(stage / names.SEED, contribution.raw)
+                seed = effective_seed(planned_envelope.digest, used.value)
+                windows = draw_windows(10 * values.n, values.n, seed, CORPUS_SHA256)
+                values = replace(values, windows=windows)
+                files = save(stage, values)
+                record = draft_record(values, files, manifest=manifest, state=state, ratio_max=ratio_max, **changes)
+                record = record.model_copy(
+                    update={"measurement": record.measurement.model_copy(update={"seed": seed})}
+                )
             reference = PlanReference(
                 envelope_digest=planned_envelope.digest,
                 ledger_origin="tests.invalid/log",
                 ledger_index=0,
-                deviations=deviations(plan, record),
+                deviations=deviations(plan, record, seed=planned_seed(plan, planned_envelope.digest, used)),
+                seed=used,
             )
             record = record.model_copy(update={"plan": reference})
         if change_record is not None:
@@ -247,6 +283,10 @@ def make_bundle(
             placed = register(setting.ledger, planned_envelope, setting.signer)
             write_bytes(stage / names.PLAN_PROOF, placed.proof)
             write_bytes(stage / names.PLAN_ENTRY, placed.entry)
+        if contribution is not None:
+            placed = register(setting.ledger, contribution, setting.signer)
+            write_bytes(stage / names.SEED_PROOF, placed.proof)
+            write_bytes(stage / names.SEED_ENTRY, placed.entry)
         write_bytes(stage / names.report_name("soc2"), b"%PDF-1.7 made up")
         names.close_bundle(stage, setting.signer)
     return out

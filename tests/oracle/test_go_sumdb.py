@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -21,7 +22,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ucaudit.core.errors import LedgerInconsistentError
 from ucaudit.evidence.keys import FileSigner, PublicKey
-from ucaudit.evidence.ledger import Ledger, LedgerProof, verify_proof
+from ucaudit.evidence.ledger import (
+    Ledger,
+    LedgerProof,
+    Witness,
+    WitnessKey,
+    attach_cosignature,
+    verify_proof,
+    witnessed_times,
+)
 from ucaudit.evidence.ledger.merkle import check_consistency
 from ucaudit.evidence.ledger.note import VerifierKey
 
@@ -113,6 +122,34 @@ def make_job(path: Path, sizes: list[int]) -> dict[str, Any]:
     }
 
 
+def add_between(job: dict[str, Any], ledger: Ledger, count: int, seed: int) -> None:
+    """Consistency proofs between ``count`` pairs of sizes, from the first entry to the last."""
+    draw = random.Random(seed)
+    job["Between"] = []
+    for _ in range(count):
+        old = draw.randint(1, ledger.size)
+        new = draw.randint(old, ledger.size)
+        job["Between"].append(
+            {
+                "Old": old,
+                "New": new,
+                "OldRoot": b64(ledger.root_at(old)),
+                "NewRoot": b64(ledger.root_at(new)),
+                "Hashes": [b64(item) for item in ledger.consistency(old, new)],
+            }
+        )
+
+
+def cosign(job: dict[str, Any], ledger: Ledger, place: Path, seconds: int) -> None:
+    """Have a witness of ours cosign the current checkpoint."""
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"go witness").digest())
+    signer = FileSigner(key, PublicKey.from_raw_ed25519(key.public_key().public_bytes_raw()))
+    witness = Witness.init(place, "witness.example.com/w1", signer)
+    given = witness.cosign(ledger.prove_consistency(0), signer, ledger_vkey=ledger.vkey, seconds=seconds)
+    attach_cosignature(ledger, given.note, [WitnessKey.parse(witness.vkey)])
+    job |= {"Witness": witness.vkey, "Seconds": seconds}
+
+
 def check(sumdb: Oracle, job: dict[str, Any], place: Path) -> subprocess.CompletedProcess[str]:
     place.write_text(json.dumps(job))
     return sumdb("check", str(place))
@@ -125,6 +162,35 @@ def test_go_accepts_our_ledger(sumdb: Oracle, tmp_path: Path, sizes: list[int]) 
     assert done.returncode == 0, done.stderr
     proofs = f"{len(job['Inclusion'])} inclusion proofs, {len(sizes)} consistency proofs"
     assert done.stdout == f"{sizes[-1]} entries, {proofs}\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 1000, 66_000])
+def test_go_accepts_proofs_between_random_sizes(sumdb: Oracle, tmp_path: Path, size: int) -> None:
+    job = make_job(tmp_path / "ledger", [size])
+    add_between(job, Ledger.open(tmp_path / "ledger"), 300, seed=size)
+    done = check(sumdb, job, tmp_path / "job.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(" 301 consistency proofs\n")
+    job["Between"][7]["OldRoot"] = b64(bytes(32))
+    assert "consistency of" in check(sumdb, job, tmp_path / "job.json").stderr
+
+
+@pytest.mark.parametrize("seconds", [0, 1_772_366_400, 253_402_300_799])
+def test_go_accepts_our_cosignature(sumdb: Oracle, tmp_path: Path, seconds: int) -> None:
+    """Go's note package, taught what a cosignature is by the words of C2SP tlog-cosignature."""
+    path = tmp_path / "ledger"
+    job = make_job(path, [5, 300])
+    cosign(job, Ledger.open(path), tmp_path / "witness", seconds)
+    done = check(sumdb, job, tmp_path / "job.json")
+    assert done.returncode == 0, done.stderr
+    assert "cosigned at" in check(sumdb, {**job, "Seconds": seconds + 1}, tmp_path / "job.json").stderr
+    note = (path / "checkpoint").read_bytes()
+    lines = note.splitlines(keepends=True)
+    blob = bytearray(base64.b64decode(lines[-1].split(b" ")[2]))
+    blob[20] ^= 1
+    name = lines[-1].rsplit(b" ", 1)[0]
+    (path / "checkpoint").write_bytes(b"".join(lines[:-1]) + name + b" " + base64.b64encode(blob) + b"\n")
+    assert check(sumdb, job, tmp_path / "job.json").returncode == 1
 
 
 def test_go_refuses_what_we_refuse(sumdb: Oracle, tmp_path: Path) -> None:
@@ -173,6 +239,13 @@ def test_we_accept_what_go_made(sumdb: Oracle, tmp_path: Path, size: int) -> Non
     for item in made["Consistency"]:
         hashes = tuple(base64.b64decode(text) for text in item["Hashes"] or [])
         check_consistency(item["Old"], size, base64.b64decode(item["OldRoot"]), root, hashes)
+    assert len(made["Between"]) == 200
+    for item in made["Between"]:
+        hashes = tuple(base64.b64decode(text) for text in item["Hashes"] or [])
+        old_root, new_root = base64.b64decode(item["OldRoot"]), base64.b64decode(item["NewRoot"])
+        check_consistency(item["Old"], item["New"], old_root, new_root, hashes)
+    [seen] = witnessed_times(note, VerifierKey.parse(made["Vkey"]), [WitnessKey.parse(made["Witness"])])
+    assert (seen.witness, seen.size, seen.seconds) == ("witness.go.example/w", size, made["Seconds"])
 
     signer = make_signer()
     ours = Ledger.init(tmp_path / "ledger", "example.com/evidence", signer)

@@ -3,7 +3,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ucaudit.lab.corpus import draw
+from ucaudit.core.windows import draw
 
 digests = st.binary(max_size=20).map(lambda data: hashlib.sha256(data).hexdigest())
 seeds = st.integers(-(2**63), 2**63 - 1)

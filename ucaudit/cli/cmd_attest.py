@@ -38,6 +38,9 @@ _EXITS = {
 @click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), help="Enter the record in this ledger.")
 @click.option("--ledger-key", help="The ledger's key, if it is another one than --key.")
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="The plan made beforehand.")
+@click.option(
+    "--seed", "seed_file", type=click.Path(path_type=Path), help="What an outside party contributed to the seed."
+)
 @click.option("--profile", "profiles", multiple=True, help="Report to render: soc2, sr-11-7, fda (repeatable).")
 @click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True)
 @click.option("--out", "bundle", type=click.Path(path_type=Path), required=True, help="Bundle directory to make.")
@@ -53,6 +56,7 @@ def attest(
     ledger_dir: Path | None,
     ledger_key: str | None,
     plan_file: Path | None,
+    seed_file: Path | None,
     profiles: tuple[str, ...],
     paper: Literal["a4", "letter"],
     bundle: Path,
@@ -91,6 +95,7 @@ def attest(
         ledger=ledger_dir,
         ledger_signer=ledger_signer,
         plan=plan_file,
+        seed=seed_file,
         render=(lambda opened: _render(opened, profiles, paper)) if profiles else None,
         device=device,
         threads=threads,

@@ -15,6 +15,8 @@ from ucaudit.core.errors import EXIT_PASS
 _EXTRAS = {
     "measure": ("torch", "transformers", "safetensors", "gguf", "numpy"),
     "report": ("jinja2", "weasyprint", "segno"),
+    "timestamp": ("rfc3161_client",),
+    "ssh": ("bcrypt",),
 }
 
 

@@ -8,15 +8,21 @@ from typing import Final
 
 import click
 
+from ucaudit.cli.cmd_ledger_witness import (
+    attach,
+    cosign,
+    ledger_option,
+    ledger_vkeys,
+    refresh,
+    witness,
+    witness_keys,
+    witness_options,
+)
 from ucaudit.cli.common import Output, key_options, key_password, output_options
 from ucaudit.core.errors import EXIT_PASS, NotFoundError
 
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
-
-ledger_option = click.option(
-    "--ledger", "directory", required=True, type=click.Path(path_type=Path), help="The ledger's directory."
-)
 
 
 @click.group()
@@ -58,16 +64,16 @@ def append(directory: Path, key: str, password_file: Path | None, envelope: Path
     """
     from ucaudit.core.files import read_limited
     from ucaudit.evidence.keys import load_signer
-    from ucaudit.evidence.ledger import Ledger, register
+    from ucaudit.evidence.ledger import Ledger, find, register
     from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope
 
     opened = Ledger.open(directory)
     parsed = Envelope.parse(read_limited(envelope, MAX_ENVELOPE_BYTES), subject=str(envelope))
     signer = load_signer(key, password=key_password(key, password_file))
-    before = opened.size
+    known = find(opened, parsed.digest) is not None
     index = register(opened, parsed, signer)
     head = opened.head()
-    if index < before:
+    if known:
         out.status("entered before; nothing was added")
     out.result(
         {
@@ -75,7 +81,7 @@ def append(directory: Path, key: str, password_file: Path | None, envelope: Path
             "size": head.size,
             "root": head.root.hex(),
             "envelopeSha256": parsed.digest,
-            "added": index >= before,
+            "added": not known,
         },
         f"entry {index} of {head.size} in {opened.origin}",
     )
@@ -103,63 +109,116 @@ def checkpoint(directory: Path, out: Output) -> int:
 
 @ledger.command()
 @ledger_option
-@click.option("--index", type=click.IntRange(min=0), help="The entry's number.")
-@click.option("--envelope", type=click.Path(path_type=Path), help="The envelope whose entry to prove.")
+@click.option("--index", type=click.IntRange(min=0), help="Prove the entry with this number.")
+@click.option("--envelope", type=click.Path(path_type=Path), help="Prove the entry of this envelope.")
+@click.option("--old-size", type=click.IntRange(min=0), help="Prove that the ledger extends its first N entries.")
+@click.option("--size", type=click.IntRange(min=0), help="Against the checkpoint of this size, not the latest.")
 @click.option("--out", "target", type=click.Path(path_type=Path), help="Write the proof here.")
+@witness_options
 @output_options
-def prove(directory: Path, index: int | None, envelope: Path | None, target: Path | None, out: Output) -> int:
-    """Prove that an entry is in the ledger.
+def prove(
+    directory: Path,
+    index: int | None,
+    envelope: Path | None,
+    old_size: int | None,
+    size: int | None,
+    target: Path | None,
+    witnesses: tuple[str, ...],
+    trust_file: Path | None,
+    out: Output,
+) -> int:
+    """Prove that an entry is in the ledger, or that nothing was rewritten.
 
     The proof is self-contained: entry, hashes and signed checkpoint in one text.
+    With --trust or --witness it is made against the checkpoint that gives the
+    entry its earliest witnessed time. --old-size makes a consistency proof, which
+    is also the request to a witness (`ucaudit ledger cosign`).
     """
     from ucaudit.core.digest import sha256_file
     from ucaudit.core.files import write_bytes
     from ucaudit.evidence.ledger import Ledger, find
 
-    if (index is None) == (envelope is None):
-        raise click.UsageError("give either --index or --envelope")
+    if sum(item is not None for item in (index, envelope, old_size)) != 1:
+        raise click.UsageError("give either --index, --envelope or --old-size")
+    keys = witness_keys(witnesses, trust_file)
+    if keys and (old_size is not None or size is not None):
+        raise click.UsageError("--witness and --trust choose the checkpoint of an entry's proof themselves")
     opened = Ledger.open(directory)
     if envelope is not None:
         digest = sha256_file(envelope)
         index = find(opened, digest)
         if index is None:
             raise NotFoundError(f"no entry for envelope {digest[:16]}…", subject=str(directory))
-    proof = opened.prove(index or 0)
+    if old_size is not None:
+        proof = opened.prove_consistency(old_size, size)
+    elif keys:
+        proof = opened.prove_witnessed(index or 0, keys)
+    else:
+        proof = opened.prove(index or 0, note=None if size is None else opened.checkpoint_at(size))
     if target is not None:
         write_bytes(target, proof)
     text = proof.decode("utf-8")
-    document = {"index": index, "proof": text, "path": str(target) if target is not None else None}
+    document = {"index": index, "oldSize": old_size, "proof": text, "path": str(target) if target else None}
     out.result(document, str(target) if target is not None else text.removesuffix("\n"))
     return EXIT_PASS
 
 
 @ledger.command()
-@ledger_option
+@click.option("--ledger", "directory", type=click.Path(path_type=Path), help="The ledger's directory.")
+@click.option("--proof", type=click.Path(path_type=Path), help="Check this proof alone, without the ledger.")
 @click.option("--since", type=click.Path(path_type=Path), help="An earlier checkpoint that you kept.")
-@click.option("--vkey", help="The verifier key you trust; else the ledger's own word is taken.")
+@click.option("--vkey", help="The verifier key you trust; else the trust file's, else the ledger's own word.")
+@witness_options
 @output_options
-def verify(directory: Path, since: Path | None, vkey: str | None, out: Output) -> int:
-    """Recompute every hash from the entries.
+def verify(
+    directory: Path | None,
+    proof: Path | None,
+    since: Path | None,
+    vkey: str | None,
+    witnesses: tuple[str, ...],
+    trust_file: Path | None,
+    out: Output,
+) -> int:
+    """Recompute every hash from the entries, and check every signature.
 
-    The result must be the root of the signed checkpoint, and with --since an
-    extension of the checkpoint that was kept.
+    The result must be the root of every checkpoint that was ever signed, and with
+    --since an extension of the checkpoint that was kept. --proof checks a proof
+    that `ucaudit ledger prove` wrote, for who does not have the ledger.
     """
     from ucaudit.core.files import read_limited
     from ucaudit.evidence.ledger import Ledger
     from ucaudit.evidence.ledger.note import MAX_NOTE_BYTES
 
+    if (directory is None) == (proof is None):
+        raise click.UsageError("give either --ledger or --proof")
+    keys = witness_keys(witnesses, trust_file)
     kept = read_limited(since, MAX_NOTE_BYTES) if since is not None else None
-    found = Ledger.open(directory).verify(since=kept, vkey=vkey)
+    if proof is not None:
+        from ucaudit.cli.cmd_ledger_witness import check_proof
+
+        return check_proof(proof, kept, ledger_vkeys(vkey, trust_file), keys, out)
+    assert directory is not None
+    opened = Ledger.open(directory)
+    trusted = {text.partition("+")[0]: text for text in ledger_vkeys(vkey, trust_file)}
+    pinned = vkey or trusted.get(opened.origin)
+    found = opened.verify(since=kept, vkey=pinned, witnesses=keys)
     lines = [
         f"entries     {found.size}: each has the hash in its tile, and all lead to root {found.root.hex()[:16]}…",
         f"checkpoint  signed by {'the given key' if found.pinned else 'the key the ledger names itself'}",
+        f"history     {found.checkpoints} signed checkpoints, each extended by the next",
     ]
     if found.since is not None:
-        lines.append(f"history     extends the checkpoint of {found.since} entries that was kept")
+        lines.append(f"kept        the ledger extends the checkpoint of {found.since} entries that was kept")
     else:
-        lines.append("history     not compared with an earlier checkpoint (--since)")
+        lines.append("kept        not compared with an earlier checkpoint (--since)")
+    lines += [f"witness     {item.witness} had seen {item.size} entries by {item.text}" for item in found.witnessed]
+    if found.unchecked_cosignatures:
+        lines.append(f"witness     {found.unchecked_cosignatures} cosignatures by keys not given: not checked")
+    if not found.witnessed:
+        lines.append("time        no trusted witness: the times in the entries are the keeper's own word")
+    lines += [f"left over   {name}: belongs to no checkpoint, ignored" for name in found.leftovers]
     if not found.pinned:
-        out.warn("without --vkey this shows only that the ledger agrees with itself")
+        out.warn("without --vkey or --trust this shows only that the ledger agrees with itself")
     document = {
         "origin": found.origin,
         "size": found.size,
@@ -167,8 +226,29 @@ def verify(directory: Path, since: Path | None, vkey: str | None, out: Output) -
         "vkey": found.vkey,
         "keyPinned": found.pinned,
         "since": found.since,
+        "checkpoints": found.checkpoints,
+        "witnessed": [{"witness": item.witness, "size": item.size, "time": item.text} for item in found.witnessed],
+        "uncheckedCosignatures": found.unchecked_cosignatures,
+        "leftovers": list(found.leftovers),
     }
     out.result(document, "\n".join(lines))
+    return EXIT_PASS
+
+
+@ledger.command()
+@ledger_option
+@output_options
+def repair(directory: Path, out: Output) -> int:
+    """Put right what a crash or damage left, as far as entries and signatures allow.
+
+    Tiles are computed again from the entries, and the checkpoint is taken from
+    the signed history. Nothing is signed, so no key is needed. An entry that was
+    changed cannot be put right: it is reported.
+    """
+    from ucaudit.evidence.ledger import repair_ledger
+
+    done = repair_ledger(directory)
+    out.result({"repaired": done}, "\n".join(done) or "nothing to repair; the ledger was checked")
     return EXIT_PASS
 
 
@@ -178,47 +258,59 @@ def verify(directory: Path, since: Path | None, vkey: str | None, out: Output) -
 @click.option("--to", "end", help="Last day or UTC time, inclusive.")
 @click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
 @click.option("--out", "target", type=click.Path(path_type=Path), help="Write the list here.")
+@witness_options
 @output_options
-def export(directory: Path, start: str | None, end: str | None, form: str, target: Path | None, out: Output) -> int:
+def export(
+    directory: Path,
+    start: str | None,
+    end: str | None,
+    form: str,
+    target: Path | None,
+    witnesses: tuple[str, ...],
+    trust_file: Path | None,
+    out: Output,
+) -> int:
     """List every entry of a period: good, bad, open and abandoned.
 
     The ledger is checked first. Plans from before the period that were still
-    open when it began are listed too.
+    open when it began are listed too. The completeness statement is part of the
+    JSON form; beside a CSV file it is written as FILE.completeness.json.
     """
     from ucaudit.core.files import write_text
     from ucaudit.core.strictjson import dumps
-    from ucaudit.evidence.ledger import Ledger, in_period, to_csv
-    from ucaudit.evidence.ledger.population import population
+    from ucaudit.evidence.ledger import Ledger, export_period, to_csv
 
     first = _moment(start, "T00:00:00Z", "--from")
     last = _moment(end, "T23:59:59Z", "--to")
     if first is not None and last is not None and first > last:
         raise click.UsageError("--from is later than --to")
+    keys = witness_keys(witnesses, trust_file)
     opened = Ledger.open(directory)
+    vkey = next((text for text in ledger_vkeys(None, trust_file) if text.startswith(f"{opened.origin}+")), None)
     entries: list[bytes] = []
-    summary = opened.verify(sink=entries.extend)
-    rows = in_period(population(entries), first, last)
-    document = {
-        "origin": summary.origin,
-        "size": summary.size,
-        "root": summary.root.hex(),
-        "from": first,
-        "to": last,
-        "rows": [row.to_document() for row in rows],
-    }
-    text = to_csv(rows) if form == "csv" else dumps(document).decode("utf-8") + "\n"
-    states = [row.status for row in rows]
+    summary = opened.verify(sink=entries.extend, witnesses=keys, vkey=vkey)
+    made = export_period(opened, summary, entries, first, last)
+    document = made.to_document()
+    text = to_csv(made.rows, made.origin) if form == "csv" else dumps(document).decode("utf-8") + "\n"
+    complete = made.completeness
+    plans = complete["plans"]
     out.status(
-        f"{len(rows)} of {summary.size} entries; plans: {states.count('open')} open, "
-        f"{states.count('closed')} closed, {states.count('abandoned')} abandoned; "
-        f"unreadable: {states.count('unreadable')}"
+        f"{len(made.rows)} of {summary.size} entries; plans: {plans['open']} open, {plans['closed']} closed, "
+        f"{plans['abandoned']} abandoned; unreadable: {complete['unreadable']}"
     )
+    out.status(f"complete: {complete['statement']}")
     if target is not None:
         write_text(target, text)
+        if form == "csv":
+            write_text(Path(f"{target}.completeness.json"), dumps(complete).decode("utf-8") + "\n")
         out.result({**document, "path": str(target)}, str(target))
     else:
         out.result(document, text.removesuffix("\n"))
     return EXIT_PASS
+
+
+for _command in (witness, cosign, attach, refresh):
+    ledger.add_command(_command)
 
 
 def _moment(text: str | None, rest_of_day: str, option: str) -> str | None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.common import Output, output_options, printable
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
 
 if TYPE_CHECKING:
     from ucaudit.core.records import Attestation
-    from ucaudit.evidence.verify import Verification
+    from ucaudit.evidence.checks import Endorsed, Verification
+    from ucaudit.evidence.trust import Trust
 
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "not-checked": "-   "}
 _LOUD = {
@@ -47,24 +49,32 @@ def verify(
 ) -> int:
     """Check a BUNDLE, or a REPORT.pdf against its --bundle, offline.
 
+    A single envelope, or a report without its bundle, is checked as far as its
+    signature goes.
+
     Exits 0 if the evidence is authentic, whatever it says: an authentic record
     of a failed claim is announced loudly. With --policy, exits 1 unless the
     policy is met.
     """
-    from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.trust import load_trust
-    from ucaudit.evidence.verify import verify_bundle
 
     if full and pack_path is None:
         raise click.UsageError("--full needs --pack")
     trust = load_trust(trust_file)
-    report = evidence if bundle_path is not None else None
-    bundle = open_bundle(bundle_path if bundle_path is not None else _directory(evidence))
-    result = verify_bundle(bundle, trust)
-    if report is not None:
-        from ucaudit.evidence.verify import check_report
+    place = bundle_path if bundle_path is not None else _bundle_of(evidence)
+    if place is None:
+        if pack_path is not None or policy_file is not None:
+            raise click.UsageError("--pack and --policy need the bundle: give its directory")
+        result = _without_bundle(evidence, trust)
+        out.result(document(result), render(result, out))
+        return complain(result, out)
+    from ucaudit.evidence.bundle import open_bundle
+    from ucaudit.evidence.verify import check_report, verify_bundle
 
-        check_report(bundle, report, result)
+    bundle = open_bundle(place)
+    result = verify_bundle(bundle, trust)
+    if bundle_path is not None:
+        check_report(bundle, evidence, result)
     if pack_path is not None and result.record is not None:
         from ucaudit.packs.compare import check_files, check_state
 
@@ -86,18 +96,40 @@ def verify(
     return complain(result, out)
 
 
-def _directory(evidence: Path) -> Path:
-    """A bundle may be named by its directory or by the envelope in it."""
+def _bundle_of(evidence: Path) -> Path | None:
+    """A bundle may be named by its directory or by the envelope in it; None if this is neither."""
     from ucaudit.core.errors import InputError
-    from ucaudit.evidence.bundle import ATTESTATION
+    from ucaudit.evidence.bundle import ATTESTATION, CLOSING
 
-    if evidence.name == ATTESTATION:
-        return evidence.parent
-    if evidence.suffix in (".pdf", ".html"):
+    if evidence.suffix == ".html":
         raise InputError(
             "a report alone proves nothing about its wording", subject=str(evidence), hint="give --bundle BUNDLE"
         )
-    return evidence
+    if evidence.name == ATTESTATION and (evidence.parent / CLOSING).exists():
+        return evidence.parent
+    return None if evidence.is_file() else evidence
+
+
+def _without_bundle(evidence: Path, trust: Trust) -> Verification:
+    """A single envelope, or the record attached to a PDF."""
+    from ucaudit.core.files import read_limited
+    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope
+    from ucaudit.evidence.verify import verify_envelope
+
+    if evidence.suffix.lower() != ".pdf":
+        return verify_envelope(
+            Envelope.parse(read_limited(evidence, MAX_ENVELOPE_BYTES), subject=evidence.name), trust
+        )
+    from ucaudit.evidence.pdfrecord import attached_record
+
+    result = verify_envelope(attached_record(evidence), trust)
+    result.remark(
+        "rendering",
+        "not-checked",
+        f"the wording of {evidence.name}",
+        "record authentic, rendering unchecked: --bundle BUNDLE compares it" if result.authentic else "unchecked",
+    )
+    return result
 
 
 def document(result: Verification) -> dict[str, Any]:
@@ -112,6 +144,7 @@ def document(result: Verification) -> dict[str, Any]:
         "packDigest": record.pack.pack_digest if record else None,
         "stateDigest": record.reconstruction.state_digest if record else None,
         "signers": [{"principal": entry.principal, "keyId": entry.key.key_id} for entry in result.signers],
+        "endorsements": [item.as_json() for item in result.endorsements],
         "checks": [check.as_json() for check in result.checks],
         "error": {"code": first.code, "message": str(first), "hint": first.hint} if first else None,
         "exitCode": EXIT_PASS if result.authentic else EXIT_FAIL,
@@ -124,18 +157,40 @@ def render(result: Verification, out: Output) -> str:
     for check in result.checks:
         mark = _MARKS[check.status]
         colour = {"fail": "red", "pass": "green", "warn": "yellow"}.get(check.status)
-        text = textwrap.wrap(f"{check.what}: {check.detail}", 74, break_on_hyphens=False) or [check.what]
+        level = f" [{check.level}]" if check.status in ("pass", "fail") else ""
+        sentence = printable(f"{check.what}: {check.detail}{level}")
+        text = textwrap.wrap(sentence, 74, break_on_hyphens=False) or [check.what]
         lines.append(f"{out.style(mark, fg=colour)}  {text[0]}")
         lines += [f"      {line}" for line in text[1:]]
     if result.record is not None:
-        lines += ["", *summary(result.record, authentic=result.authentic)]
+        derived = any(check.slug == "determination" and check.status == "pass" for check in result.checks)
+        words = summary(
+            result.record, authentic=result.authentic, derived=derived, endorsements=result.endorsements
+        )
+        lines += ["", *map(printable, words)]
+    elif result.signers and result.authentic:
+        lines += ["", "AUTHENTIC: a trusted key signed this envelope; nothing else was checked."]
     else:
         lines += ["", "NOT AUTHENTIC: nothing in this bundle was believed."]
     return "\n".join(lines)
 
 
-def summary(record: Attestation, *, authentic: bool) -> list[str]:
-    """The record's outcome in a few lines."""
+def summary(
+    record: Attestation, *, authentic: bool, derived: bool = True, endorsements: Sequence[Endorsed] = ()
+) -> list[str]:
+    """The record's outcome in a few lines; ``derived``: its verdicts were derived again here."""
+    endorsed = [
+        line
+        for item in endorsements
+        for line in textwrap.wrap(
+            f"{item.printed_name} ({item.entry.principal}) as {item.role}: {item.meaning}, "
+            f"{item.created}, {item.seen or 'their own word for the time'}",
+            80,
+            initial_indent="endorsed       ",
+            subsequent_indent=" " * 15,
+            break_on_hyphens=False,
+        )
+    ]
     ratio = record.results.ratio
     lines = [
         f"pack           {record.pack.name}  ({record.pack.codec}, {record.pack.arithmetic_profile})",
@@ -144,11 +199,15 @@ def summary(record: Attestation, *, authentic: bool) -> list[str]:
         f"ratio          {ratio.estimate:.5f}  [{ratio.lower:.5f}, {ratio.upper:.5f}] at {ratio.confidence:.0%}, "
         f"n = {record.measurement.n}",
         *[
-            f"claim          {claim.id} {claim.comparator} {claim.threshold:g}: {claim.verdict.upper()}"
+            f"claim          {claim.id} {claim.comparator} {claim.threshold:g}: {claim.verdict.upper()} "
+            f"[{claim.level}]"
             for claim in record.claims
         ],
+        *endorsed,
     ]
-    if authentic:
+    if authentic and not derived:
+        lines.append(f"determination  {record.determination.upper()}, as recorded: nothing was derived again")
+    elif authentic:
         lines.append(f"determination  {record.determination.upper()}: {_LOUD[record.determination]}")
     else:
         lines.append("determination  none: the evidence did not hold; see FAIL above")

@@ -60,9 +60,9 @@ class Output:
 
     def finding(self, error: UcauditError) -> None:
         """A negative outcome that was already part of the result: its error and hint lines, never silenced."""
-        click.echo(f"ucaudit: error: {error}", err=True)
+        click.echo(f"ucaudit: error: {printable(str(error))}", err=True)
         if error.hint:
-            click.echo(f"ucaudit: hint: {error.hint}", err=True)
+            click.echo(f"ucaudit: hint: {printable(error.hint)}", err=True)
 
     def style(self, text: str, **style: Any) -> str:  # noqa: ANN401 - click's own keywords
         """Colour on a terminal only, and not under NO_COLOR or CI."""
@@ -166,6 +166,16 @@ def key_options(function: F) -> F:
     return click.option("--key", required=True, help="Private key: a PEM or OpenSSH file, or env:NAME.")(function)
 
 
+def optional_key_options(function: F) -> F:
+    """As :func:`key_options`, for commands that can do without a key: ``key: str | None``."""
+    function = click.option(
+        "--password-file",
+        type=click.Path(path_type=Path),
+        help="File with the key's password; else UCAUDIT_KEY_PASSWORD, else a prompt.",
+    )(function)
+    return click.option("--key", help="Private key: a PEM or OpenSSH file, or env:NAME.")(function)
+
+
 def key_password(spec: str, password_file: Path | None) -> bytes | None:
     """The password for a key, if it needs one: from the file, the environment, or a prompt."""
     from ucaudit.evidence.keys import is_encrypted
@@ -211,6 +221,11 @@ def prepare_compute(device: str, threads: int | None) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailableError("no usable CUDA device", subject=device, hint="--device cpu")
     return device
+
+
+def printable(text: str) -> str:
+    """No control characters from hostile input on the terminal, and none that turn the writing direction."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] | None = None) -> str:

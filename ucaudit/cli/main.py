@@ -27,6 +27,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "measure": ("ucaudit.cli.cmd_measure:measure", "Measure a pack's perplexity against its reference."),
     "bound": ("ucaudit.cli.cmd_bound:bound", "Recompute every statistic from the saved per-token files."),
     "attest": ("ucaudit.cli.cmd_attest:attest", "Reconstruct, measure, judge, sign, and enter in the ledger."),
+    "countersign": ("ucaudit.cli.cmd_countersign:countersign", "Add a signed endorsement to a bundle."),
+    "timestamp": ("ucaudit.cli.cmd_timestamp:timestamp", "Ask for a time stamp over evidence, or attach it."),
     "verify": ("ucaudit.cli.cmd_verify:verify", "Check evidence offline, trusting nobody's code."),
     "report": ("ucaudit.cli.cmd_report:report", "Render the evidence report as PDF or HTML."),
     "gate": ("ucaudit.cli.cmd_gate:gate", "Refuse an unsigned, drifted or out-of-bound pack in CI."),
@@ -125,14 +127,11 @@ def _plain(message: str) -> str:
 
 
 def _complain(code: str, message: str, hint: str | None, as_json: bool, exit_code: int) -> None:
+    from ucaudit.cli.common import printable
+
     if as_json:
         problem = {"error": {"code": code, "message": message, "hint": hint}, "exitCode": exit_code}
         sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"ucaudit: error: {_printable(message)}\n")
+    sys.stderr.write(f"ucaudit: error: {printable(message)}\n")
     if hint:
-        sys.stderr.write(f"ucaudit: hint: {_printable(hint)}\n")
-
-
-def _printable(text: str) -> str:
-    """No control characters from hostile input on the terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+        sys.stderr.write(f"ucaudit: hint: {printable(hint)}\n")

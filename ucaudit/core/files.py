@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -14,14 +15,17 @@ from typing import BinaryIO
 from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, OutputError
 
 _TEMP_PREFIX = ".ucaudit-tmp-"
+_RENAME_EXCHANGE = 2
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error for a write that failed, in words."""
     reason = {
         errno.EACCES: "permission denied",
         errno.EPERM: "permission denied",
         errno.EROFS: "read-only file system",
         errno.ENOSPC: "no space left on device",
+        errno.EFBIG: "larger than the system allows",
         errno.EDQUOT: "disk quota exceeded",
         errno.ENOTDIR: "a parent is not a directory",
         errno.EISDIR: "is a directory",
@@ -48,22 +52,22 @@ def atomic_open(path: Path, *, mode: int = 0o644, sync: bool = True) -> Iterator
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            try:
+        try:  # around the closing too: after a failed write it tries to write what is left once more
+            with os.fdopen(descriptor, "wb") as handle:
                 yield handle
                 handle.flush()
                 if sync:
                     os.fsync(handle.fileno())
-            except OSError as error:
-                raise _output_error(path, error) from error
+        except OSError as error:
+            raise output_error(path, error) from error
         try:
             temporary.replace(path)
             if sync:
                 sync_directory(path.parent)
         except OSError as error:
-            raise _output_error(path, error) from error
+            raise output_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,8 +88,69 @@ def make_directory(path: Path) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _output_error(Path(path), error) from error
+        raise output_error(Path(path), error) from error
     return Path(path)
+
+
+def exchange_directories(one: Path, other: Path) -> None:
+    """Swap two directories of one file system in a single step: nobody ever sees one of the names missing.
+
+    Linux's ``renameat2`` does it. Where the kernel or file system cannot, three renames do the same, and a kill
+    between them can leave ``other`` under a temporary name beside it.
+
+    Raises:
+        OutputError: they cannot be renamed.
+    """
+    import ctypes  # only here: it would cost every command's start
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        swap = libc.renameat2
+    except AttributeError:
+        swap = None
+    if swap is not None:
+        here = -100  # AT_FDCWD: relative to the working directory
+        if swap(here, os.fsencode(one), here, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+            sync_directory(other.parent)
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise output_error(other, OSError(code, os.strerror(code)))
+    aside = other.with_name(f"{_TEMP_PREFIX}{secrets.token_hex(6)}-{other.name}"[:250])
+    try:
+        other.rename(aside)
+        one.rename(other)
+        aside.rename(one)
+        sync_directory(other.parent)
+    except OSError as error:
+        raise output_error(other, error) from error
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Hold the one lock of a directory, so that two programs that replace it do so one after the other.
+
+    Whoever waited finds the directory replaced, and locks the new one instead.
+
+    Raises:
+        NotFoundError: there is no such directory.
+    """
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise NotFoundError("no such directory", subject=str(path)) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                same = os.path.samestat(os.fstat(descriptor), path.stat())
+            except FileNotFoundError:
+                same = False
+            if same:
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def require_writable_directory(path: Path) -> None:
@@ -96,7 +161,7 @@ def require_writable_directory(path: Path) -> None:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise _output_error(Path(path), error) from error
+        raise output_error(Path(path), error) from error
 
 
 def sync_directory(path: Path) -> None:

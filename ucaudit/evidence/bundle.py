@@ -7,6 +7,7 @@ the verifier.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ucaudit import __version__
-from ucaudit.core.digest import FileManifest, StateManifest, sha256_file
+from ucaudit.core.digest import FileManifest, StateManifest, check_name, sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
     MalformedRecordError,
@@ -29,16 +30,15 @@ from ucaudit.core.files import is_temporary, make_directory, read_limited, write
 from ucaudit.core.records import (
     Attestation,
     BundleClosing,
-    Endorsement,
     Statement,
     Subject,
     Tool,
     make_statement,
     now,
 )
-from ucaudit.core.records.statement import parse_statement
+from ucaudit.core.tokenvalues import MAX_TOKENS
 from ucaudit.evidence.keys import PublicKey, Signer
-from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, sign, sigstore_bundle
+from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement, sign, sigstore_bundle
 
 ATTESTATION: Final = "attestation.dsse.json"
 SIGSTORE: Final = "attestation.sigstore.json"
@@ -52,15 +52,34 @@ LEDGER_PROOF: Final = "ledger-proof"
 LEDGER_ENTRY: Final = "ledger-entry.json"
 PLAN_PROOF: Final = "plan-ledger-proof"
 PLAN_ENTRY: Final = "plan-ledger-entry.json"
+SEED: Final = "seed.dsse.json"
+SEED_PROOF: Final = "seed-ledger-proof"
+SEED_ENTRY: Final = "seed-ledger-entry.json"
 README: Final = "README.txt"
 CLOSING: Final = "bundle.dsse.json"
+STAMP: Final = "timestamp.tsr"
+CLOSING_STAMP: Final = "bundle.tsr"
+"""A time stamp over the closing statement, and so the one file that it cannot list."""
 REPORT_PREFIX: Final = "report-"
 _FIXED: Final = frozenset(
     {ATTESTATION, SIGSTORE, CHAIN, PACK_MANIFEST, STATE, REFERENCE_MANIFEST, *VALUE_FILES, PLAN}
-    | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING}
+    | {SEED, SEED_PROOF, SEED_ENTRY}
+    | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
+_STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
+_UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
 MAX_FILES: Final = 200
+MAX_ENDORSEMENTS: Final = 100
 MAX_TEXT: Final = 256 << 20
+MAX_REPORT: Final = 64 << 20
+MAX_VALUES: Final = 5 * MAX_TOKENS + (1 << 20)
+_LIMITS: Final = {
+    **dict.fromkeys((PACK_MANIFEST, STATE, REFERENCE_MANIFEST), MAX_TEXT),
+    **dict.fromkeys(VALUE_FILES, MAX_VALUES),
+    CHAIN: 4 * MAX_ENVELOPE_BYTES,
+    CLOSING_STAMP: 64 << 10,
+}
+"""The most bytes a file of a bundle may have: every one is hashed, and nobody may feed a verifier for ever."""
 
 
 def report_name(profile: str, kind: str = "pdf") -> str:
@@ -91,8 +110,7 @@ class OpenBundle:
         Raises:
             MalformedRecordError, UnsupportedSchemaError: see :func:`parse_statement`.
         """
-        self.attestation.statement()
-        statement = parse_statement(self.attestation.payload, subject=ATTESTATION)
+        statement = read_statement(self.attestation)
         if not isinstance(statement.predicate, Attestation):
             raise MalformedRecordError(
                 f"holds a {statement.predicate_type}, not an attestation", subject=ATTESTATION
@@ -117,21 +135,24 @@ class OpenBundle:
 
     @property
     def endorsements(self) -> tuple[tuple[Envelope, Statement], ...]:
-        """Every countersignature in the chain file, in order. Judge their signatures before believing them."""
-        found = []
-        for index, envelope in enumerate(self.chain()):
-            if index == 0:
-                continue
-            statement = parse_statement(envelope.payload, subject=envelope.subject)
-            if isinstance(statement.predicate, Endorsement):
-                found.append((envelope, statement))
-        return tuple(found)
+        """Every line of the chain file after the first. Judge their signatures before believing them.
+
+        Raises:
+            MalformedRecordError, UnsupportedSchemaError: a line is not a statement of ours.
+        """
+        return tuple((envelope, read_statement(envelope)) for envelope in self.chain()[1:])
 
     def chain(self) -> tuple[Envelope, ...]:
-        """The envelopes of ``attestations.intoto.jsonl``: the attestation, then its endorsements."""
+        """The envelopes of ``attestations.intoto.jsonl``: the attestation, then its endorsements.
+
+        Raises:
+            MalformedRecordError: a line is not an envelope, or there are more than :data:`MAX_ENDORSEMENTS`.
+        """
         if not self.has(CHAIN):
             return ()
-        lines = self.read(CHAIN, 4 * MAX_ENVELOPE_BYTES).splitlines(keepends=True)
+        lines = self.read(CHAIN, 2 * MAX_ENVELOPE_BYTES).splitlines(keepends=True)
+        if len(lines) > 1 + MAX_ENDORSEMENTS:
+            raise MalformedRecordError(f"more than {MAX_ENDORSEMENTS} endorsements", subject=CHAIN)
         return tuple(
             Envelope.parse(line, subject=f"{CHAIN} line {number}") for number, line in enumerate(lines, start=1)
         )
@@ -150,8 +171,13 @@ class OpenBundle:
         return StateManifest.parse(self.read(STATE), subject=STATE)
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every file but the closing statement."""
-        return {name: sha256_file(self.path / name) for name in self.files if name != CLOSING}
+        """SHA-256 of every file but the closing statement and its own time stamp."""
+        return {name: sha256_file(self.path / name) for name in self.files if name not in _UNLISTED}
+
+    @property
+    def stamps(self) -> tuple[str, ...]:
+        """The names of the time stamps over the record, its plan and its endorsements."""
+        return tuple(name for name in self.files if _STAMP_NAME.fullmatch(name))
 
     def check_artefacts(self) -> None:
         """Compare every file that the attestation cites with its digest.
@@ -178,6 +204,8 @@ def cited(record: Attestation) -> dict[str, str]:
     result |= {item.name: item.sha256 for item in record.measurement.value_files}
     if record.plan is not None:
         result[PLAN] = record.plan.envelope_digest
+        if record.plan.seed is not None:
+            result[SEED] = record.plan.seed.envelope_digest
     return result
 
 
@@ -186,8 +214,9 @@ def open_bundle(path: Path) -> OpenBundle:
 
     Raises:
         NotFoundError: no such directory, or no attestation in it.
-        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has.
-        UnsafePathError: a link or a directory inside it.
+        MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has, or
+            too many, or one too large.
+        UnsafePathError: a link or a directory inside it, or a name with control characters.
     """
     if not path.is_dir():
         raise NotFoundError("no such bundle directory", subject=str(path))
@@ -196,13 +225,19 @@ def open_bundle(path: Path) -> OpenBundle:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
-            if not is_temporary(entry.name):
-                names.append(entry.name)
+            names.append(check_name(entry.name, subject=str(path)))
             if len(names) > MAX_FILES:
                 raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
+            limit = _LIMITS.get(entry.name, MAX_REPORT)
+            if entry.stat(follow_symlinks=False).st_size > limit:
+                raise MalformedRecordError(
+                    f"larger than the {limit} bytes allowed here", subject=str(path / entry.name)
+                )
     for name in names:
-        if name not in _FIXED and not name.startswith(REPORT_PREFIX):
-            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name))
+        if name not in _FIXED and not name.startswith(REPORT_PREFIX) and not _STAMP_NAME.fullmatch(name):
+            # No exception for our own temporary names: whatever the closing does not cover is a hole.
+            hint = "left by an interrupted run: remove it" if is_temporary(name) else None
+            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name), hint=hint)
     if ATTESTATION not in names:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)
@@ -248,7 +283,7 @@ def close_bundle(stage: Path, signer: Signer) -> Envelope:
     attestation = sha256_file(stage / ATTESTATION)
     write_bytes(stage / README, _readme().encode("utf-8"))
     names = sorted(
-        entry.name for entry in stage.iterdir() if entry.name != CLOSING and not is_temporary(entry.name)
+        entry.name for entry in stage.iterdir() if entry.name not in _UNLISTED and not is_temporary(entry.name)
     )
     subjects = [Subject(name, sha256_file(stage / name)) for name in names]
     predicate = BundleClosing(
@@ -259,6 +294,7 @@ def close_bundle(stage: Path, signer: Signer) -> Envelope:
     )
     envelope = sign(make_statement(predicate, subjects).to_bytes(), signer, subject=CLOSING)
     write_bytes(stage / CLOSING, envelope.raw)
+    (stage / CLOSING_STAMP).unlink(missing_ok=True)  # a stamp over the statement that this one replaces
     return envelope
 
 
@@ -316,7 +352,9 @@ pack.SHA256SUMS, STATE       the digests of the pack's files and of the reconstr
 reference.SHA256SUMS         the digests of the reference model's files
 nll-*.safetensors, pair.*    per-token log-probabilities, KL divergence and top-1 agreement; no text
 plan.dsse.json               the plan that was committed to the ledger before the measurement
+seed.dsse.json               the outside party's part in the seed, if the plan left it to one
 ledger-proof, ledger-entry   the inclusion proof in the evidence ledger, and the entry it proves
+timestamp*.tsr, bundle.tsr   RFC 3161 time stamps over the record, its endorsements, and the list of files
 report-*.pdf                 renderings for people; the signed record governs
 bundle.dsse.json             the signed list of all the files above
 """

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from ucaudit.core.errors import PolicyViolationError
 from ucaudit.core.records import Attestation, Claim, parse_time
 from ucaudit.core.tokenvalues import load
 from ucaudit.evidence.bundle import OpenBundle
+from ucaudit.evidence.checks import Level, Verification
 from ucaudit.evidence.claims import compute_results, judge_planned
 from ucaudit.evidence.policy import Policy
-from ucaudit.evidence.verify import Verification
-
-_CLOCK_SKEW: Final = timedelta(minutes=10)
+from ucaudit.evidence.signers import count_signers, demanded, eligible, everyone_once, signatures_of
+from ucaudit.evidence.times import CLOCK_SKEW
 
 
 def apply_policy(
@@ -70,9 +69,11 @@ class _Rules:
     def __init__(self, verification: Verification) -> None:
         self._verification = verification
 
-    def __call__(self, slug: str, what: str, holds: bool, otherwise: str, fine: str) -> None:
+    def __call__(
+        self, slug: str, what: str, holds: bool, otherwise: str, fine: str, level: Level = "recorded"
+    ) -> None:
         problem = None if holds else PolicyViolationError(otherwise, subject=slug)
-        self._verification.add(slug, what, problem, fine)
+        self._verification.add(slug, what, problem, fine, level=level)
 
     @property
     def remark(self) -> Callable[..., None]:
@@ -89,22 +90,45 @@ def _freshness(record: Attestation, policy: Policy, moment: datetime, rule: _Rul
         f"{age.days} days old, {policy.gate.max_age_days} allowed",
         f"{max(age.days, 0)} days, {policy.gate.max_age_days} allowed",
     )
-    rule("future", "time of signing", created - moment <= _CLOCK_SKEW, "signed in the future", record.created)
+    rule("future", "time of signing", created - moment <= CLOCK_SKEW, "signed in the future", record.created)
 
 
 def _signers(verification: Verification, policy: Policy, rule: _Rules) -> None:
-    signers = verification.signers
-    needed = policy.gate.min_signers
-    rule(
-        "signers",
-        "distinct trusted signers",
-        len(signers) >= needed,
-        f"{len(signers)} of {needed} needed",
-        f"{len(signers)} of {needed} needed",
-    )
-    roles = {role for entry in signers for role in entry.roles}
-    for role in policy.gate.required_roles:
-        rule("role", f"a signature in the role {role}", role in roles, f"no signer has the role {role}", "present")
+    gate, distinct = policy.gate, policy.gate.distinct_signers
+    signatures = signatures_of(verification)
+    needed, found = gate.min_signers, count_signers(signatures, distinct=distinct)
+    unit = "distinct trusted signers"
+    rule("signers", unit, found >= needed, f"{found} of {needed} needed", f"{found} of {needed} needed")
+    for role in gate.required_roles:
+        there = eligible(signatures, role, distinct=distinct)
+        own = distinct and not there and bool(eligible(signatures, role, distinct=False))
+        problem = f"no signer has the role {role}"
+        if own:
+            problem = f"only whoever made the record signed in the role {role}"
+        rule("role", f"a signature in the role {role}", bool(there), problem, "present")
+    for item in gate.thresholds:
+        there = eligible(signatures, item.role, distinct=distinct, meanings=item.meanings)
+        keys = count_signers(there, distinct=distinct)
+        meaning = f" meaning {' or '.join(item.meanings)}" if item.meanings else ""
+        rule(
+            "threshold",
+            f"{item.keys} distinct key(s) in the role {item.role}{meaning}",
+            keys >= item.keys,
+            f"{keys} of {item.keys} needed",
+            f"{keys} of {item.keys} needed",
+        )
+    if distinct:
+        places = demanded(policy, signatures)
+        rule(
+            "distinct-signers",
+            "the demanded signatures against their principals",
+            everyone_once(places),
+            "one principal would have to count for two of them",
+            "nobody counts twice",
+        )
+    if gate.require_trusted_time:
+        seen = verification.times.seen(verification.envelope_digest)
+        rule("trusted-time", "a trusted time of signing", seen is not None, "none in the evidence", str(seen))
 
 
 def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
@@ -201,8 +225,9 @@ def _history(record: Attestation, verification: Verification, policy: Policy, ru
 def _claim(claim: Claim, excuse: object, policy: Policy, moment: datetime, rule: _Rules) -> None:
     what = f"claim {claim.id} {claim.comparator} {claim.threshold:g}"
     observed = f"{claim.verdict}: {claim.reason}"
+    level: Level = "re-derivable" if claim.level == "re-derivable" else "recorded"
     if claim.verdict == "pass":
-        rule(f"claim-{claim.id}", what, True, "", observed)
+        rule(f"claim-{claim.id}", what, True, "", observed, level)
         return
     if claim.verdict == "inconclusive" and policy.gate.allow_inconclusive:
         rule.remark(f"claim-{claim.id}", "warn", what, f"{observed} (admitted by allow_inconclusive)")
@@ -213,4 +238,4 @@ def _claim(claim: Claim, excuse: object, policy: Policy, moment: datetime, rule:
         rule.remark(f"claim-{claim.id}", "warn", what, f"{observed} (exception of {owner} until {expires})")
         return
     late = " (its exception has expired)" if expires is not None else ""
-    rule(f"claim-{claim.id}", what, False, observed + late, "")
+    rule(f"claim-{claim.id}", what, False, observed + late, "", level)

@@ -11,9 +11,10 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,6 +28,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from ucaudit.core.digest import sha256_hex
 from ucaudit.core.errors import InputError, MalformedKeyError, RefusedError, missing_extra
 from ucaudit.core.files import make_directory, read_limited, write_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 _MAX_KEY_FILE = 1 << 16
 _ENVIRONMENT_PREFIX = "env:"
@@ -81,18 +85,27 @@ class PublicKey:
         return cls.from_spki(der, subject=subject)
 
     @classmethod
+    def from_openssh(cls, line: str, *, subject: str) -> PublicKey:
+        """From ``ssh-ed25519 AAAA…`` or ``ecdsa-sha2-nistp256 AAAA…``. Raises MalformedKeyError."""
+        return cls._loaded(serialization.load_ssh_public_key, line.encode("utf-8"), subject)
+
+    @classmethod
     def load(cls, path: Path) -> PublicKey:
         """Read a ``.pub`` file: SPKI PEM, or an OpenSSH public key line. Raises MalformedKeyError."""
         data = read_limited(path, _MAX_KEY_FILE)
-        is_ssh = data.startswith((b"ssh-", b"ecdsa-"))
+        is_ssh = data.startswith((b"ssh-", b"ecdsa-", b"sk-"))
         load = serialization.load_ssh_public_key if is_ssh else serialization.load_pem_public_key
+        return cls._loaded(load, data, str(path))
+
+    @classmethod
+    def _loaded(cls, load: Callable[[bytes], PublicKeyTypes], data: bytes, subject: str) -> PublicKey:
         try:
             key = load(data)
         except (ValueError, UnsupportedAlgorithm) as error:
             hint = "this looks like a private key" if b"PRIVATE KEY" in data else None
-            raise MalformedKeyError("not a public key", subject=str(path), hint=hint) from error
+            raise MalformedKeyError("not a public key", subject=subject, hint=hint) from error
         der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return cls.from_spki(der, subject=str(path))
+        return cls.from_spki(der, subject=subject)
 
     @property
     def raw(self) -> bytes:
@@ -119,6 +132,11 @@ class PublicKey:
     def pem(self) -> bytes:
         """SPKI PEM, as ``openssl pkey -pubin`` reads it."""
         return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+    def openssh(self) -> str:
+        """``ssh-ed25519 AAAA…`` or ``ecdsa-sha2-nistp256 AAAA…``, without a comment."""
+        encoding, form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+        return self._key.public_bytes(encoding, form).decode("ascii")
 
     def verify(self, signature: bytes, data: bytes) -> bool:
         """Whether ``signature`` over ``data`` is this key's: pure Ed25519, or ECDSA with SHA-256."""
@@ -194,13 +212,7 @@ def load_signer(spec: str, *, password: bytes | None = None) -> FileSigner:
         NotFoundError: no such file or variable.
         MalformedKeyError: not an Ed25519 private key, or the password is missing or wrong.
     """
-    if spec.startswith(_ENVIRONMENT_PREFIX):
-        value = os.environ.get(spec.removeprefix(_ENVIRONMENT_PREFIX))
-        if value is None:
-            raise InputError("this environment variable is not set", subject=spec)
-        data = value.encode("utf-8")
-    else:
-        data = read_limited(Path(spec), _MAX_KEY_FILE)
+    data = _key_data(spec)
     is_ssh = b"BEGIN OPENSSH PRIVATE KEY" in data
     load = serialization.load_ssh_private_key if is_ssh else serialization.load_pem_private_key
     try:
@@ -223,10 +235,8 @@ def load_signer(spec: str, *, password: bytes | None = None) -> FileSigner:
 
 
 def is_encrypted(spec: str) -> bool:
-    """Whether a key file says that it needs a password (for asking before hours of work)."""
-    if spec.startswith(_ENVIRONMENT_PREFIX):
-        return "BEGIN ENCRYPTED" in os.environ.get(spec.removeprefix(_ENVIRONMENT_PREFIX), "")
-    data = read_limited(Path(spec), _MAX_KEY_FILE)
+    """Whether a key says that it needs a password (for asking before hours of work). Raises as load_signer."""
+    data = _key_data(spec)
     if b"BEGIN OPENSSH PRIVATE KEY" in data:
         body = b"".join(line for line in data.splitlines() if not line.startswith(b"-----"))
         try:
@@ -234,6 +244,18 @@ def is_encrypted(spec: str) -> bool:
         except binascii.Error:
             return False
     return b"BEGIN ENCRYPTED" in data
+
+
+def _key_data(spec: str) -> bytes:
+    """A private key's file, or the environment variable that holds one. Raises InputError, NotFoundError."""
+    if not spec.startswith(_ENVIRONMENT_PREFIX):
+        return read_limited(Path(spec), _MAX_KEY_FILE)
+    value = os.environ.get(spec.removeprefix(_ENVIRONMENT_PREFIX))
+    if value is None:
+        raise InputError("this environment variable is not set", subject=spec)
+    if "\n" not in value.strip():
+        value = value.replace("\\n", "\n")  # how some CI systems keep a text of several lines
+    return value.encode("utf-8")
 
 
 def _spki_of(key: Ed25519PublicKey) -> bytes:

@@ -6,9 +6,19 @@ from ucaudit import __version__
 from ucaudit.core.records import Abandonment, Attestation, Plan, Statement, Subject, Tool, make_statement, now
 
 
-def deviations(plan: Plan, record: Attestation) -> tuple[str, ...]:
-    """What was done otherwise than planned: sentences, empty if nothing."""
+def deviations(plan: Plan, record: Attestation, *, seed: int | None = None) -> tuple[str, ...]:
+    """What was done otherwise than planned: sentences, empty if nothing.
+
+    Args:
+        plan: what was committed to.
+        record: the result.
+        seed: for a plan that left the seed to an outside party, the seed that follows from its contribution; None
+            if there was none. Otherwise the plan's own counts.
+    """
     measured = record.measurement
+    planned_seed: object = plan.seed
+    if plan.outside_seed:
+        planned_seed = "an outside party's, which was not contributed" if seed is None else seed
     pairs: list[tuple[str, object, object]] = [
         ("pack", plan.pack.pack_digest, record.pack.pack_digest),
         ("arithmetic profile", plan.pack.arithmetic_profile, record.pack.arithmetic_profile),
@@ -16,7 +26,7 @@ def deviations(plan: Plan, record: Attestation) -> tuple[str, ...]:
         ("corpus", plan.corpus_sha256, measured.corpus.sha256),
         ("n", plan.n, measured.n),
         ("seq_len", plan.seq_len, measured.seq_len),
-        ("seed", plan.seed, measured.seed),
+        ("seed", planned_seed, measured.seed),
         ("dtype", plan.dtype, measured.dtype),
         ("policy", plan.policy_sha256, record.policy.sha256),
     ]
@@ -32,6 +42,8 @@ def deviations(plan: Plan, record: Attestation) -> tuple[str, ...]:
     confidences = {claim.confidence for claim in plan.claims}
     if confidences != {record.results.ratio.confidence}:
         found.append(f"confidence: planned {sorted(confidences)}, done {record.results.ratio.confidence}")
+    if plan.perturbations:
+        found.append(f"perturbations: {len(plan.perturbations)} planned, this result is about the pack alone")
     return tuple(found)
 
 

@@ -13,7 +13,7 @@ from ucaudit.core.digest import sha256_hex
 from ucaudit.core.errors import MalformedPolicyError
 from ucaudit.core.files import read_limited
 from ucaudit.core.records.attestation import Context, PolicyExceptionRecord
-from ucaudit.core.records.base import Name, Record, Sha256
+from ucaudit.core.records.base import Name, Record, Sha256, Slug
 from ucaudit.core.records.others import PlannedClaim
 from ucaudit.evidence.suggest import refuse_unknown
 
@@ -70,12 +70,25 @@ class PolicyException(_Table):
     expires: Name
 
 
+class Threshold(_Table):
+    """So many distinct keys must have signed in a role, of all that the trust file gives it."""
+
+    role: Slug
+    keys: Annotated[int, Field(ge=1, le=20)]
+    meanings: tuple[Literal["authorship", "review", "approval", "responsibility"], ...] = ()
+    """Only endorsements with one of these meanings count; all if empty."""
+
+
 class GateRules(_Table):
     """What a gate demands beyond an authentic, passing record."""
 
     max_age_days: Annotated[int, Field(ge=1)] = 365
-    required_roles: tuple[str, ...] = ()
+    required_roles: tuple[Slug, ...] = ()
     min_signers: Annotated[int, Field(ge=1, le=20)] = 1
+    distinct_signers: bool = False
+    """No principal counts twice, and whoever made the record counts as its developer only."""
+    thresholds: tuple[Threshold, ...] = ()
+    require_trusted_time: bool = False
     allowed_codecs: tuple[str, ...] = ()
     require_ledger: bool = True
     require_plan: bool = False
@@ -187,6 +200,13 @@ def _refuse_typos(document: dict[str, Any], subject: str) -> None:
         if not isinstance(table, dict):
             raise MalformedPolicyError(f"[{name}] is a table", subject=subject)
         refuse_unknown(table, model.model_fields, subject=subject, place=name)
+    nested: dict[str, type[Record]] = {"exceptions": PolicyException, "thresholds": Threshold}
+    for name, model in nested.items():
+        items = document.get("gate", {}).get(name, [])
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise MalformedPolicyError(f"write [[gate.{name}]] tables", subject=subject)
+        for item in items:
+            refuse_unknown(item, model.model_fields, subject=subject, place=f"gate.{name}")
 
 
 def explain(policy: Policy) -> list[str]:
@@ -209,8 +229,17 @@ def explain(policy: Policy) -> list[str]:
     lines.append(f"The gate refuses evidence older than {gate.max_age_days} days.")
     needs = [f"signatures of {gate.min_signers} distinct key(s)"]
     needs += [f"one in the role {role}" for role in gate.required_roles]
+    for rule in gate.thresholds:
+        meaning = f" meaning {' or '.join(rule.meanings)}" if rule.meanings else ""
+        needs.append(f"{rule.keys} distinct key(s) in the role {rule.role}{meaning}")
+    needs += ["a trusted time"] * gate.require_trusted_time
     needs += ["a ledger proof"] * gate.require_ledger + ["a pre-registered plan"] * gate.require_plan
     lines.append(f"The gate requires {', '.join(needs)}.")
+    if gate.distinct_signers:
+        lines.append(
+            "Nobody counts twice: each required role needs another key of another principal, and whoever made the "
+            "record counts as its developer only."
+        )
     if gate.allowed_codecs:
         lines.append(f"Allowed codecs: {', '.join(gate.allowed_codecs)}.")
     for item in gate.exceptions:
@@ -240,6 +269,13 @@ def warnings(policy: Policy) -> list[str]:
     found.append(
         "a ppl_ratio_max equal to the vendor's own point estimate can hardly pass: leave room for the interval"
     )
+    roles = {*gate.required_roles, *(item.role for item in gate.thresholds)}
+    if roles - {"developer"} and not gate.distinct_signers:
+        found.append(
+            "distinct_signers = false: one key with two roles could make the record and vouch for it as well"
+        )
+    if gate.distinct_signers and not roles and gate.min_signers < 2:
+        found.append("distinct_signers without a required role or min_signers of 2 demands nothing")
     if gate.allow_inconclusive:
         found.append("allow_inconclusive: the gate admits packs whose claim was never shown to hold")
     if not gate.require_ledger:
@@ -277,11 +313,17 @@ confidence = 0.95
 [gate]
 max_age_days = 365
 required_roles = {roles}
-min_signers = 1
+min_signers = 1                      # distinct trusted keys, endorsements (ucaudit countersign) included
+distinct_signers = {distinct}         # nobody counts twice; who made the record counts as developer only
+require_trusted_time = false         # a time stamp, or a checkpoint that a trusted witness cosigned
 allowed_codecs = ["ucq"]
 require_ledger = true
 require_plan = {plan}
 allow_inconclusive = false
+# [[gate.thresholds]]                # k of n: two of the keys that the trust file calls validator
+# role = "validator"
+# keys = 2
+# meanings = ["approval"]
 # [[gate.exceptions]]
 # claim = "ppl-ratio"
 # owner = "who answers for it"
@@ -297,9 +339,9 @@ classification = "{classification}"
 """
 
 _PROFILES: Final = {
-    "soc2": {"roles": "[]", "plan": "false", "classification": "Confidential"},
-    "sr-11-7": {"roles": '["validator"]', "plan": "true", "classification": "Internal"},
-    "fda": {"roles": '["validator"]', "plan": "true", "classification": "Confidential"},
+    "soc2": {"roles": "[]", "plan": "false", "distinct": "false", "classification": "Confidential"},
+    "sr-11-7": {"roles": '["validator"]', "plan": "true", "distinct": "true", "classification": "Internal"},
+    "fda": {"roles": '["validator"]', "plan": "true", "distinct": "true", "classification": "Confidential"},
 }
 
 

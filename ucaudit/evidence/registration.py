@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ucaudit.evidence.keys import Signer
-from ucaudit.evidence.ledger import Ledger, find
+from ucaudit.evidence.ledger import Ledger, find, find_seed
 from ucaudit.evidence.ledger import register as enter
 from ucaudit.evidence.signing import Envelope
 
@@ -38,11 +38,22 @@ def register(directory: Path, envelope: Envelope, signer: Signer) -> Registered:
 
 
 def find_entry(directory: Path, envelope_digest: str) -> Registered | None:
-    """The ledger entry of an envelope that was entered before, with a proof from the ledger as it is now."""
+    """The ledger entry of an envelope that was entered before, with a proof.
+
+    The proof is against the smallest checkpoint with the entry that a witness cosigned, which carries the earliest
+    witnessed time; without one, against the ledger as it is now.
+    """
     ledger = Ledger.open(directory)
     index = find(ledger, envelope_digest)
     return None if index is None else _placed(ledger, index)
 
 
+def first_seed(directory: Path, plan_digest: str) -> Registered | None:
+    """The first outside party's seed that was entered for a plan: the one that counts. None if none came yet."""
+    ledger = Ledger.open(directory)
+    found = find_seed(ledger, plan_digest)
+    return None if found is None else _placed(ledger, found[0])
+
+
 def _placed(ledger: Ledger, index: int) -> Registered:
-    return Registered(ledger.origin, index, ledger.entry(index), ledger.prove(index))
+    return Registered(ledger.origin, index, ledger.entry(index), ledger.prove_cosigned(index))

@@ -18,6 +18,7 @@ from typing import Any, Final
 from ucaudit.core import strictjson
 from ucaudit.core.digest import sha256_hex
 from ucaudit.core.errors import MalformedRecordError, SignatureInvalidError, UnsupportedSchemaError
+from ucaudit.core.records import Statement, parse_statement
 from ucaudit.evidence.keys import PublicKey, Signer
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -109,6 +110,23 @@ class Envelope:
                     wrong.append(item.key_hint)
         return tuple(wrong)
 
+    def unmade_by(self, keys: Iterable[PublicKey]) -> tuple[str, ...]:
+        """The key hints (maybe empty) of the signatures that none of ``keys`` made."""
+        known = tuple(keys)
+        message = pae(self.payload_type, self.payload)
+        return tuple(
+            item.key_hint
+            for item in self.signatures
+            if not any(key.verify(item.signature, message) for key in known)
+        )
+
+    def require_type(self) -> None:
+        """Raises UnsupportedSchemaError unless the payload type is exactly in-toto's."""
+        if self.payload_type != PAYLOAD_TYPE:
+            raise UnsupportedSchemaError(
+                f"payload type {self.payload_type[:80]!r}, expected {PAYLOAD_TYPE!r}", subject=self.subject
+            )
+
     def statement(self) -> dict[str, Any]:
         """The payload as a strict JSON object. Call only after a signature held.
 
@@ -116,14 +134,22 @@ class Envelope:
             UnsupportedSchemaError: the payload type is not in-toto's.
             MalformedRecordError: not a strict JSON object.
         """
-        if self.payload_type != PAYLOAD_TYPE:
-            raise UnsupportedSchemaError(
-                f"payload type {self.payload_type[:80]!r}, expected {PAYLOAD_TYPE!r}", subject=self.subject
-            )
+        self.require_type()
         document = strictjson.loads(self.payload, subject=self.subject)
         if not isinstance(document, dict):
             raise MalformedRecordError("the statement is not a json object", subject=self.subject)
         return document
+
+
+def read_statement(envelope: Envelope) -> Statement:
+    """The statement in an envelope. Call only after a signature held.
+
+    Raises:
+        UnsupportedSchemaError: another payload, statement or predicate type.
+        MalformedRecordError: see :func:`ucaudit.core.records.parse_statement`.
+    """
+    envelope.require_type()
+    return parse_statement(envelope.payload, subject=envelope.subject)
 
 
 def sign(payload: bytes, signer: Signer, *, subject: str = "envelope") -> Envelope:
@@ -159,13 +185,37 @@ def sigstore_bundle(envelope: Envelope, key: PublicKey) -> bytes:
 
 
 def _inside_sigstore_bundle(document: dict[str, Any], subject: str) -> Any:  # noqa: ANN401 - checked by the caller
-    if document["mediaType"] != SIGSTORE_MEDIA_TYPE:
+    """The envelope of a Sigstore bundle in the one form that we write: a public-key hint, and no log entries.
+
+    Other material (certificates, transparency logs, time stamps) would be ignored here, and an ignored proof reads
+    like a checked one: it is refused.
+    """
+    kind = document["mediaType"]
+    if kind != SIGSTORE_MEDIA_TYPE:
         raise UnsupportedSchemaError(
-            f"media type {document['mediaType']!r}, expected {SIGSTORE_MEDIA_TYPE!r}", subject=subject
+            f"media type {str(kind)[:80]!r}, expected {SIGSTORE_MEDIA_TYPE!r}", subject=subject
         )
     if "dsseEnvelope" not in document:
         raise MalformedRecordError("the sigstore bundle holds no dsse envelope", subject=subject)
-    return document["dsseEnvelope"]
+    material = document.get("verificationMaterial")
+    if set(document) != {"mediaType", "verificationMaterial", "dsseEnvelope"} or not isinstance(material, dict):
+        raise MalformedRecordError("the sigstore bundle has missing or unknown members", subject=subject)
+    if not {"publicKey"} <= set(material) <= {"publicKey", "tlogEntries"} or material.get("tlogEntries", []) != []:
+        raise UnsupportedSchemaError(
+            "a sigstore bundle with other material than a public key",
+            subject=subject,
+            hint="check certificates and log entries with cosign",
+        )
+    key = material["publicKey"]
+    if not isinstance(key, dict) or set(key) != {"hint"} or not isinstance(key["hint"], str):
+        raise MalformedRecordError("the sigstore bundle's public key has no hint", subject=subject)
+    hint = _decode(key["hint"], subject).hex()
+    envelope = document["dsseEnvelope"]
+    signatures = envelope.get("signatures") if isinstance(envelope, dict) else None
+    if not isinstance(signatures, list) or len(signatures) != 1 or not isinstance(signatures[0], dict):
+        raise MalformedRecordError("a sigstore bundle holds one signature", subject=subject)
+    # The bundle's hint is the SHA-256 of the key, as our key ids are: it stands for an empty one in the envelope.
+    return {**envelope, "signatures": [{**signatures[0], "keyid": signatures[0].get("keyid") or hint}]}
 
 
 def _decode(text: str, subject: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import Final
 
 from ucaudit import __version__
 from ucaudit.core.digest import FileManifest, StateManifest
-from ucaudit.core.errors import InputError, ModelError, RefusedError, UcauditError
+from ucaudit.core.errors import ModelError, RefusedError, UcauditError
 from ucaudit.core.files import require_writable_directory, write_bytes
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import (
@@ -24,8 +24,6 @@ from ucaudit.core.records import (
     LayerError,
     NamedDigest,
     PackIdentity,
-    Plan,
-    PlanReference,
     Reconstruction,
     ReferenceIdentity,
     Tie,
@@ -33,19 +31,18 @@ from ucaudit.core.records import (
     make_statement,
     now,
 )
-from ucaudit.core.records.statement import parse_statement
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, attestation_subjects, close_bundle, open_bundle, staged
 from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, draft_claims, judge_all
 from ucaudit.evidence.keys import Signer
-from ucaudit.evidence.plan import deviations
 from ucaudit.evidence.policy import LoadedPolicy
-from ucaudit.evidence.registration import Registered, find_entry, register
-from ucaudit.evidence.signing import Envelope, sign
+from ucaudit.evidence.registration import Registered, register
+from ucaudit.evidence.signing import sign
 from ucaudit.lab.environment import describe_environment
 from ucaudit.lab.limitations import limitations_of
 from ucaudit.lab.measure import Measurement, measure, measurement_record
 from ucaudit.lab.planning import resolve_corpus
+from ucaudit.lab.preregistered import Planned, require_plan
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.opened import OpenedPack, open_pack
 from ucaudit.packs.state import reconstruct_state, relative_errors
@@ -69,6 +66,7 @@ class Request:
         ledger: the ledger directory, if the record shall be entered.
         ledger_signer: the ledger's key; ``signer`` by default.
         plan: the plan's envelope file, if the measurement was pre-registered.
+        seed: the outside party's contribution to the seed, if the plan left the seed to one.
         render: makes the reports.
     """
 
@@ -81,6 +79,7 @@ class Request:
     ledger: Path | None = None
     ledger_signer: Signer | None = None
     plan: Path | None = None
+    seed: Path | None = None
     render: Render | None = None
     device: str = "cpu"
     threads: int | None = None
@@ -108,7 +107,7 @@ class _Audit:
     published: StateManifest | None
     layer_errors: tuple[LayerError, ...]
     measurement: Measurement
-    plan: tuple[Envelope, Plan] | None = field(default=None)
+    planned: Planned | None = field(default=None)
 
 
 def preflight(request: Request) -> None:
@@ -123,12 +122,7 @@ def preflight(request: Request) -> None:
     resolve_corpus(request.policy, request.corpus)
     open_pack(request.pack, excludes=request.policy.policy.gate.exclude).close()
     open_pack(request.reference).close()
-    if request.plan is not None:
-        _read_plan(request.plan, request.signer)
-        if request.ledger is None:
-            raise InputError(
-                "a plan needs the ledger it was committed to", subject=str(request.plan), hint="--ledger"
-            )
+    require_plan(request)
     if request.ledger is not None:
         from ucaudit.evidence.ledger import Ledger
 
@@ -184,13 +178,14 @@ def _audit(
         )
     state = reconstruct_state(source, device=request.device, progress=progress)
     rules = request.policy.policy.measurement
+    planned = require_plan(request)
     measurement = measure(
         source,
         reference,
         resolve_corpus(request.policy, request.corpus),
         n=rules.n,
         seq_len=rules.seq_len,
-        seed=rules.seed,
+        seed=rules.seed if planned is None or planned.seed is None else planned.seed,
         dtype=rules.dtype,
         device=request.device,
         threads=request.threads,
@@ -208,7 +203,7 @@ def _audit(
         published=source.published_state(),
         layer_errors=_by_layer(errors, state),
         measurement=measurement,
-        plan=_read_plan(request.plan, request.signer) if request.plan else None,
+        planned=planned,
     )
 
 
@@ -281,8 +276,8 @@ def _record(
     record = draft.model_copy(
         update={"claims": claims, "determination": determine(claims, draft.exceptions, draft.created)}
     )
-    if audit.plan is not None:
-        record = record.model_copy(update={"plan": _plan_reference(request, *audit.plan, record)})
+    if audit.planned is not None:
+        record = record.model_copy(update={"plan": audit.planned.reference(record)})
     return record.model_copy(update={"limitations": limitations_of(record, on_ledger=request.ledger is not None)})
 
 
@@ -297,11 +292,12 @@ def _bundle(request: Request, record: Attestation, audit: _Audit) -> Outcome:
         write_bytes(stage / names.REFERENCE_MANIFEST, audit.reference_files.to_bytes())
         write_bytes(stage / names.STATE, audit.state.to_bytes())
         audit.measurement.save_values(stage)
-        if audit.plan is not None and request.ledger is not None:
-            write_bytes(stage / names.PLAN, audit.plan[0].raw)
-            _write_proof(
-                stage, find_entry(request.ledger, audit.plan[0].digest), names.PLAN_PROOF, names.PLAN_ENTRY
-            )
+        if (planned := audit.planned) is not None:
+            write_bytes(stage / names.PLAN, planned.envelope.raw)
+            _write_proof(stage, planned.placed, names.PLAN_PROOF, names.PLAN_ENTRY)
+            if planned.contribution is not None:
+                write_bytes(stage / names.SEED, planned.contribution.envelope.raw)
+                _write_proof(stage, planned.contribution.placed, names.SEED_PROOF, names.SEED_ENTRY)
         if request.ledger is not None:
             placed = register(request.ledger, envelope, request.ledger_signer or request.signer)
             _write_proof(stage, placed, names.LEDGER_PROOF, names.LEDGER_ENTRY)
@@ -316,36 +312,9 @@ def _bundle(request: Request, record: Attestation, audit: _Audit) -> Outcome:
     return Outcome(request.out, record, envelope.digest, placed.index if placed else None, render_error)
 
 
-def _write_proof(stage: Path, placed: Registered | None, proof: str, entry: str) -> None:
-    if placed is not None:
-        write_bytes(stage / proof, placed.proof)
-        write_bytes(stage / entry, placed.entry)
-
-
-def _read_plan(path: Path, signer: Signer) -> tuple[Envelope, Plan]:
-    """A plan signed by the same key that will sign the result. Raises InputError."""
-    from ucaudit.core.files import read_limited
-    from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES
-
-    envelope = Envelope.parse(read_limited(path, MAX_ENVELOPE_BYTES), subject=str(path))
-    if not envelope.signers([signer.public_key]):
-        raise InputError("the plan was signed by another key than --key", subject=str(path))
-    statement = parse_statement(envelope.payload, subject=str(path))
-    if not isinstance(statement.predicate, Plan):
-        raise InputError("not a plan", subject=str(path))
-    return envelope, statement.predicate
-
-
-def _plan_reference(request: Request, envelope: Envelope, plan: Plan, record: Attestation) -> PlanReference:
-    placed = find_entry(request.ledger, envelope.digest) if request.ledger else None
-    if placed is None:
-        raise InputError("the ledger has no entry for this plan", subject=str(request.plan), hint="ucaudit plan")
-    return PlanReference(
-        envelope_digest=envelope.digest,
-        ledger_origin=placed.origin,
-        ledger_index=placed.index,
-        deviations=deviations(plan, record),
-    )
+def _write_proof(stage: Path, placed: Registered, proof: str, entry: str) -> None:
+    write_bytes(stage / proof, placed.proof)
+    write_bytes(stage / entry, placed.entry)
 
 
 def _bits(source: TensorSource) -> BitsPerWeight:

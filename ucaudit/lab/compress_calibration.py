@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from ucaudit.core.errors import CorpusError, ModelError
+from ucaudit.core.errors import CorpusError, ModelError
+from ucaudit.core.windows import draw
 from ucaudit.lab.compress_blocks import blocked_linears, each, spans
-from ucaudit.lab.corpus import Corpus, bos_token, draw, tokenise
+from ucaudit.lab.corpus import Corpus, bos_token, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ucaudit.core.digest import FileEntry, FileManifest, is_hex_digest, sha256_hex, sha256_stream
+from ucaudit.core.digest import FileEntry, FileManifest, sha256_hex, sha256_stream
 from ucaudit.core.errors import CorpusError, InputError, MalformedRecordError, ModelError, missing_extra
 from ucaudit.core.files import read_limited
+from ucaudit.core.windows import draw
 from ucaudit.models.runtime import TOKENIZER_FILES
 
 try:
@@ -138,36 +139,6 @@ def load_corpus(path: Path) -> Corpus:
             f"not utf-8 at byte {error.start}", subject=subject, hint="convert it to UTF-8, e.g. with iconv"
         ) from error
     return Corpus(name=path.name, sha256=sha256_hex(data), size=len(data), text=text)
-
-
-def draw(n_total: int, n: int, seed: int, corpus_sha256: str) -> tuple[int, ...]:
-    """Draw ``n`` of the windows 0 … ``n_total`` − 1 without replacement.
-
-    Window i has the rank of SHA-256 of the ASCII text ``SEED\\nCORPUS\\nI``: the seed in decimal (a minus sign in
-    front if negative), the corpus's SHA-256 in lower-case hex, the index in decimal, separated by single newlines,
-    with none at the end. The ``n`` smallest digests, compared as bytes, win.
-
-    Returns:
-        The drawn indexes, ascending.
-
-    Raises:
-        CorpusError: fewer than ``n`` windows.
-        InputError: ``n`` < 1, or a malformed digest.
-    """
-    if n < 1:
-        raise InputError(f"n must be at least 1, found {n}")
-    if not is_hex_digest(corpus_sha256):
-        raise InputError(f"not a sha-256 in lower-case hex: {corpus_sha256[:80]!r}")
-    if n > n_total:
-        raise CorpusError(
-            f"too short: {n} windows are asked for, {n_total} are there",
-            hint="lower --n or --seq-len, or give a longer text",
-        )
-
-    def rank(index: int) -> bytes:
-        return hashlib.sha256(f"{seed}\n{corpus_sha256}\n{index}".encode("ascii")).digest()
-
-    return tuple(sorted(sorted(range(n_total), key=rank)[:n]))
 
 
 def tokenizer_manifest(source: TensorSource) -> FileManifest:

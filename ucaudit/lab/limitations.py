@@ -62,6 +62,14 @@ def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation,
                 "The measurement was not pre-registered. Somebody may have measured before, and kept the best run.",
             )
         )
+    elif record.plan.seed is not None:
+        found.append(
+            (
+                "seed-from-outside",
+                f"The seed of the windows follows from what {record.plan.seed.contributor} contributed after the plan "
+                "was committed, so these windows could not be tried before. Other windows of the text could.",
+            )
+        )
     else:
         found.append(
             (
@@ -70,8 +78,8 @@ def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation,
             )
         )
     time = (
-        "The ledger is run by the signer and has no outside witness: it proves consistency with checkpoints that "
-        "somebody else kept, not the time."
+        "The ledger is run by the signer. Without an outside witness's cosignature it proves consistency with "
+        "checkpoints that somebody else kept, not the time."
         if on_ledger
         else "The record is in no ledger, so nothing shows whether other results were left out."
     )

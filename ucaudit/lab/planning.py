@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ucaudit import __version__
@@ -39,6 +40,8 @@ def draft_plan(
     policy: LoadedPolicy,
     corpus: Path | None,
     *,
+    perturbations: Sequence[str] = (),
+    outside_seed: bool = False,
     progress: Progress = SILENT,
 ) -> Plan:
     """Digest what will be measured, and fix how.
@@ -47,6 +50,8 @@ def draft_plan(
         pack, reference: directories, or a ``.gguf`` file.
         policy: sample size, claims and exclusions come from it.
         corpus: the evaluation text, by default the policy's.
+        perturbations: what else will be measured on the same windows, in words.
+        outside_seed: an outside party fixes the seed once the plan is in the ledger; the policy's is not used.
         progress: told about the bytes hashed.
 
     Raises:
@@ -80,6 +85,7 @@ def draft_plan(
         seed=rules.seed,
         dtype=rules.dtype,
         claims=policy.policy.planned_claims(publishes_state=publishes_state),
-        perturbations=(),
+        perturbations=tuple(perturbations),
         policy_sha256=policy.sha256,
+        outside_seed=outside_seed,
     )

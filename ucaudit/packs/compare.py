@@ -34,7 +34,8 @@ def check_files(
         if drift
         else None
     )
-    result.add("pack-files", "the pack's files against pack.SHA256SUMS", problem, f"{len(found)} files agree")
+    fine = f"{len(found)} files agree"
+    result.add("pack-files", "the pack's files against pack.SHA256SUMS", problem, fine, level="re-measured")
 
 
 def check_state(bundle: OpenBundle, pack: Path, result: Verification, progress: Progress = SILENT) -> None:
@@ -50,7 +51,7 @@ def check_state(bundle: OpenBundle, pack: Path, result: Verification, progress: 
         if not any(check.slug == "pack-files" for check in result.failures):
             raise
         broken = StateDriftError(f"cannot be reconstructed any more: {error}", subject=pack.name)
-        result.add("pack-state", "reconstructed tensors against STATE", broken, "")
+        result.add("pack-state", "reconstructed tensors against STATE", broken, "", level="re-measured")
         return
     drift = found.drift_from(bundle.state())
     problem = (
@@ -58,7 +59,8 @@ def check_state(bundle: OpenBundle, pack: Path, result: Verification, progress: 
         if drift
         else None
     )
-    result.add("pack-state", "reconstructed tensors against STATE", problem, f"{len(found.entries)} tensors agree")
+    fine = f"{len(found.entries)} tensors agree"
+    result.add("pack-state", "reconstructed tensors against STATE", problem, fine, level="re-measured")
 
 
 def select_bundle(evidence: Path, pack: Path, *, excludes: Sequence[str] = ()) -> OpenBundle:
@@ -74,7 +76,7 @@ def select_bundle(evidence: Path, pack: Path, *, excludes: Sequence[str] = ()) -
     """
     if (evidence / ATTESTATION).exists() or not evidence.is_dir():
         return open_bundle(evidence)
-    candidates = [open_bundle(path.parent) for path in sorted(evidence.glob(f"*/{ATTESTATION}"))]
+    candidates = [open_bundle(path.parent) for path in sorted(evidence.glob(f"[!.]*/{ATTESTATION}"))]
     if not candidates:
         raise NotFoundError("no evidence bundle in it", subject=str(evidence), hint="the pack is unsigned")
     if len(candidates) == 1:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ucaudit.core.errors import (
-    DigestMismatchError,
-    LedgerInconsistentError,
-    MalformedRecordError,
-    UntrustedKeyError,
-    VerificationError,
-)
-from ucaudit.core.records import Endorsement, Statement, parse_time
+from ucaudit.core.errors import DigestMismatchError, LedgerInconsistentError
+from ucaudit.core.records import Statement
 from ucaudit.core.tokenvalues import load
+from ucaudit.evidence.authentic import find_signers, judge_keys
 from ucaudit.evidence.bundle import LEDGER_ENTRY, LEDGER_PROOF, PACK_MANIFEST, STATE, OpenBundle, cited
+from ucaudit.evidence.checks import Verification
+from ucaudit.evidence.endorsements import binding_problem, check_endorsements, endorsement_of
 from ucaudit.evidence.ledger import Checkpoint, LedgerEntry, LedgerProof, verify_proof
 from ucaudit.evidence.ledger.note import SignedNote
 from ucaudit.evidence.signing import Envelope
-from ucaudit.evidence.trust import Trust, TrustedKey
+from ucaudit.evidence.stamps import collect_times
+from ucaudit.evidence.trust import Trust, TrustedKey, trusted_ledgers
 from ucaudit.report.render import render_html, render_pdf
 from ucaudit.report.view import EndorsementFacts, LedgerFacts, ReportView, build_view
 
@@ -48,16 +46,18 @@ def bundle_view(bundle: OpenBundle, profile: str, *, trust: Trust | None = None)
     Raises:
         NotFoundError: a cited file, or the profile, is missing.
         DigestMismatchError: a cited file is not the one that was recorded, or a subject contradicts it.
-        UntrustedKeyError: ``trust`` is given, and no key in it that counts made the signature.
+        VerificationError: ``trust`` is given, and a key does not count: of the record, or of an endorsement.
         LedgerInconsistentError: the ledger proof is about another record, or does not hold.
         InputError: something in the bundle is malformed.
     """
     key_id = _hint(bundle.attestation)
-    signer = None if trust is None else _trusted(bundle.attestation, trust, "attestation")
-    statement = bundle.statement
-    if signer is not None:
-        _require_counts(signer, "attestation", bundle.record.created)
+    signer, seen = None, None
+    result = Verification(envelope_digest=bundle.attestation.digest)
+    if trust is not None:
+        signer = _signer(bundle, trust, result)
         key_id = signer.key.key_id
+        seen = result.times.seen(bundle.attestation.digest)
+    statement = bundle.statement
     bundle.check_artefacts()
     _check_subjects(bundle, statement)
     return build_view(
@@ -66,7 +66,8 @@ def bundle_view(bundle: OpenBundle, profile: str, *, trust: Trust | None = None)
         signer_key_id=key_id,
         principal=signer.principal if signer else None,
         roles=signer.roles if signer else (),
-        endorsements=_endorsements(bundle, trust),
+        seen=str(seen) if seen else None,
+        endorsements=_endorsements(bundle, trust, result),
         values=load(bundle.path),
         ledger=_ledger(bundle, trust),
         profile=profile,
@@ -78,27 +79,22 @@ def _hint(envelope: Envelope) -> str:
     return next((item.key_hint for item in envelope.signatures if item.key_hint), "")
 
 
-def _trusted(envelope: Envelope, trust: Trust, kind: str) -> TrustedKey:
-    """The trusted key that made the signature; one that is trusted for ``kind`` if there are several."""
-    entries = [trust.entry(key) for key in envelope.signers(trust.public_keys)]
-    if not entries:
-        raise UntrustedKeyError(
-            "no key of the trust file made this signature",
-            subject=envelope.subject,
-            hint="compare the key id with its owner, then ucaudit trust add",
-        )
-    return next((entry for entry in entries if kind in entry.predicate_types), entries[0])
+def _signer(bundle: OpenBundle, trust: Trust, result: Verification) -> TrustedKey:
+    """The trusted key that made the record and counts, judged as ``ucaudit verify`` judges it."""
+    signers = find_signers(bundle.attestation, trust, result, "attestation")
+    _raise_first(result)
+    collect_times(bundle, trust, result)
+    result.record = bundle.record
+    good = judge_keys(signers, bundle.attestation, trust, "attestation", bundle.record.created, result)
+    _raise_first(result)
+    return good[0]
 
 
-def _require_counts(entry: TrustedKey, kind: str, created: str) -> None:
-    """Refuse a key that is revoked, expired or not for this kind of record. Raises UntrustedKeyError."""
-    try:
-        when = parse_time(created)
-    except ValueError as error:
-        raise MalformedRecordError(f"not a date: {created}", subject=kind) from error
-    objection = entry.objection(kind, when)
-    if objection is not None:
-        raise UntrustedKeyError(objection, subject=f"key {entry.key.key_id[:16]}…")
+def _raise_first(result: Verification) -> None:
+    """A finding about a key or an endorsement: nothing is rendered."""
+    for check in result.failures:
+        if check.error is not None:
+            raise check.error
 
 
 def _check_subjects(bundle: OpenBundle, statement: Statement) -> None:
@@ -111,21 +107,18 @@ def _check_subjects(bundle: OpenBundle, statement: Statement) -> None:
             raise DigestMismatchError(f"subject {item.name!r} is not what the record cites", subject=PACK_MANIFEST)
 
 
-def _endorsements(bundle: OpenBundle, trust: Trust | None) -> list[EndorsementFacts]:
-    """Endorsements of this record; with a trust file only those whose signature holds and whose key counts."""
+def _endorsements(bundle: OpenBundle, trust: Trust | None, result: Verification) -> list[EndorsementFacts]:
+    """Endorsements of this record; with a trust file only if all of them count."""
+    if trust is not None:
+        check_endorsements(bundle, trust, result)
+        _raise_first(result)
+        return [EndorsementFacts.checked(item) for item in result.endorsements]
     found = []
     for envelope, statement in bundle.endorsements:
-        predicate = statement.predicate
-        if not isinstance(predicate, Endorsement):
-            continue
-        if predicate.attestation_digest != bundle.attestation.digest:
-            raise VerificationError("endorses another attestation", subject=envelope.subject)
-        if trust is None:
-            found.append(EndorsementFacts.of(predicate, _hint(envelope), None))
-        else:
-            entry = _trusted(envelope, trust, "endorsement")
-            _require_counts(entry, "endorsement", predicate.created)
-            found.append(EndorsementFacts.of(predicate, entry.key.key_id, entry.principal))
+        problem = binding_problem(statement, bundle.attestation.digest, envelope.subject)
+        if problem is not None:
+            raise problem
+        found.append(EndorsementFacts.of(endorsement_of(statement, envelope.subject), _hint(envelope), None))
     return found
 
 
@@ -140,7 +133,7 @@ def _ledger(bundle: OpenBundle, trust: Trust | None) -> LedgerFacts | None:
         raise LedgerInconsistentError("the proof is about another record", subject=LEDGER_PROOF)
     note = SignedNote.parse(proof.checkpoint, subject=LEDGER_PROOF)
     checkpoint = Checkpoint.parse(note.text, subject=LEDGER_PROOF)
-    known = [item for item in trust.ledgers if item.origin == checkpoint.origin] if trust else []
+    known = [item for item in trusted_ledgers(trust) if item.origin == checkpoint.origin] if trust else []
     for ledger in known:
         verify_proof(data, leaf, ledger.vkey)
     return LedgerFacts(checkpoint.origin, proof.index, checkpoint.size, checked=bool(known))

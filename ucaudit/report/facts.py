@@ -206,10 +206,18 @@ def seed_facts(record: Attestation) -> tuple[Fact, ...]:
     return (
         Fact("Evaluation text, SHA-256", grouped(measured.corpus.sha256), "digest"),
         Fact("Tokenizer, SHA-256", grouped(measured.tokenizer_digest), "digest"),
-        Fact("Seed of the draw of windows", str(measured.seed)),
+        Fact("Seed of the draw of windows", f"{measured.seed}{_from_outside(record)}"),
         Fact("Seed of the bootstrap", f"{results.bootstrap_seed} ({results.bootstrap_resamples:,} resamples)"),
         Fact("Seed of the calibration", str(calibration.seed) if calibration else NOT_ASSESSED),
     )
+
+
+def _from_outside(record: Attestation) -> str:
+    seed = record.plan.seed if record.plan is not None else None
+    if seed is None:
+        return ""
+    how = "a random number" if seed.source == "nonce" else "its cosignature of the plan"
+    return f", which follows from what {seed.contributor} contributed after the plan: {how}"
 
 
 def record_facts(record: Attestation, predicate_type: str) -> tuple[Fact, ...]:

@@ -9,6 +9,8 @@ from typing import Final
 from ucaudit.core.errors import MalformedRecordError
 from ucaudit.core.records import Attestation, Endorsement, Statement, parse_time
 from ucaudit.core.tokenvalues import TokenValues
+from ucaudit.evidence.checks import Endorsed
+from ucaudit.evidence.trust import same_person
 from ucaudit.report import facts
 from ucaudit.report.charts import Figure, figures
 from ucaudit.report.facts import Fact
@@ -49,6 +51,21 @@ class EndorsementFacts:
     created: str
     key_id: str
     principal: str | None = None
+    seen: str | None = None
+    """A trusted time of the endorsement, as a clause; None if there is none."""
+
+    @classmethod
+    def checked(cls, item: Endorsed) -> EndorsementFacts:
+        """From an endorsement whose signature, key, role and binding held."""
+        return cls(
+            item.printed_name,
+            item.role,
+            item.meaning,
+            item.created,
+            item.entry.key.key_id,
+            item.entry.principal,
+            str(item.seen) if item.seen else None,
+        )
 
     @classmethod
     def of(cls, predicate: Endorsement, key_id: str, principal: str | None) -> EndorsementFacts:
@@ -64,6 +81,7 @@ class SignerView:
     principal: str
     roles: str
     created: str
+    seen: str
     check: str
 
 
@@ -133,6 +151,7 @@ def build_view(
     profile: str,
     roles: Sequence[str] = (),
     payload_digest: str | None = None,
+    seen: str | None = None,
 ) -> ReportView:
     """Everything that a report prints.
 
@@ -147,6 +166,7 @@ def build_view(
         profile: a profile's name, or the path of a profile file.
         roles: the trust file's roles of the key.
         payload_digest: SHA-256 of the signed payload.
+        seen: a trusted time of the record, as a clause; None if there is none, or it was not checked.
 
     Raises:
         NotFoundError, InputError: the profile.
@@ -188,9 +208,9 @@ def build_view(
         exceptions=exceptions,
         plan=facts.plan_facts(record),
         ledger=_ledger(ledger),
-        signer=_signer(record, signer_key_id, principal, roles),
+        signer=_signer(record, signer_key_id, principal, roles, seen),
         endorsements=tuple(endorsements),
-        separation=_separation(signer_key_id, endorsements),
+        separation=_separation(signer_key_id, principal, endorsements),
         digests=facts.digest_facts(record, envelope_digest, payload_digest),
         files=tuple(
             Fact(item.name.removeprefix("pack/"), grouped(item.sha256), "digest") for item in files[:MAX_LISTED]
@@ -237,21 +257,30 @@ def _exceptions(record: Attestation) -> tuple[ExceptionRow, ...]:
     return tuple(rows)
 
 
-def _signer(record: Attestation, key_id: str, principal: str | None, roles: Sequence[str]) -> SignerView:
+def _signer(
+    record: Attestation, key_id: str, principal: str | None, roles: Sequence[str], seen: str | None
+) -> SignerView:
+    trusted = seen or f"{NOT_ASSESSED}: no time stamp or witness was checked for this rendering"
     if principal is None:
         check = "key not checked against a trust file: the key id is the one that the envelope names"
-        return SignerView(key_id or NOT_ASSESSED, NOT_ASSESSED, NOT_ASSESSED, record.created, check)
+        return SignerView(key_id or NOT_ASSESSED, NOT_ASSESSED, NOT_ASSESSED, record.created, trusted, check)
     check = "the signature holds under this key, and the trust file used for this rendering lists it"
-    return SignerView(key_id, principal, ", ".join(roles) or "none listed", record.created, check)
+    return SignerView(key_id, principal, ", ".join(roles) or "none listed", record.created, trusted, check)
 
 
-def _separation(key_id: str, endorsements: Sequence[EndorsementFacts]) -> str:
+def _separation(key_id: str, principal: str | None, endorsements: Sequence[EndorsementFacts]) -> str:
     if not endorsements:
         return f"{NOT_ASSESSED}: nobody has endorsed the record"
-    others = {item.key_id for item in endorsements} - {key_id}
-    if others:
-        return "at least one endorsement was made with another key than the record's"
-    return "every endorsement was made with the record's own key"
+    others = [item for item in endorsements if item.key_id != key_id]
+    if not others:
+        return "every endorsement was made with the record's own key"
+    named = [item.principal for item in others if item.principal is not None]
+    who = ""
+    if principal is not None and named:
+        if all(same_person(name, principal) for name in named):
+            return "every endorsement was made by the record's own principal, at least one of them with another key"
+        who = " of another principal"
+    return f"at least one endorsement was made with another key{who} than the record's"
 
 
 def _ledger(ledger: LedgerFacts | None) -> tuple[Fact, ...]:

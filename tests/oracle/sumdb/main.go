@@ -5,9 +5,14 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	mathrand "math/rand"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,11 +34,21 @@ type consistency struct {
 	Hashes  []tlog.Hash
 }
 
+// between is a consistency proof between any two sizes.
+type between struct {
+	Old, New         int64
+	OldRoot, NewRoot tlog.Hash
+	Hashes           []tlog.Hash
+}
+
 type job struct {
 	Directory   string
 	Vkey        string
 	Inclusion   []inclusion
 	Consistency []consistency
+	Between     []between
+	Witness     string
+	Seconds     uint64
 }
 
 type made struct {
@@ -43,6 +58,62 @@ type made struct {
 	Inclusion   []inclusion
 	Consistency []consistency
 	Tiles       map[string][]byte
+	Between     []between
+	Witness     string
+	Seconds     uint64
+}
+
+// cosigner is a witness as C2SP tlog-cosignature describes it, for Go's note package.
+type cosigner struct {
+	name    string
+	public  ed25519.PublicKey
+	private ed25519.PrivateKey
+	seconds uint64 // of the last cosignature that held, or of those to make
+}
+
+func (c *cosigner) Name() string { return c.name }
+
+func (c *cosigner) KeyHash() uint32 {
+	sum := sha256.Sum256(append([]byte(c.name+"\n\x04"), c.public...))
+	return binary.BigEndian.Uint32(sum[:])
+}
+
+func (c *cosigner) message(text []byte, seconds uint64) []byte {
+	return []byte(fmt.Sprintf("cosignature/v1\ntime %d\n%s", seconds, text))
+}
+
+func (c *cosigner) Verify(text, signature []byte) bool {
+	if len(signature) != 8+ed25519.SignatureSize {
+		return false
+	}
+	c.seconds = binary.BigEndian.Uint64(signature)
+	return ed25519.Verify(c.public, c.message(text, c.seconds), signature[8:])
+}
+
+func (c *cosigner) Sign(text []byte) ([]byte, error) {
+	signature := binary.BigEndian.AppendUint64(nil, c.seconds)
+	return append(signature, ed25519.Sign(c.private, c.message(text, c.seconds))...), nil
+}
+
+func (c *cosigner) vkey() string {
+	key := base64.StdEncoding.EncodeToString(append([]byte{4}, c.public...))
+	return fmt.Sprintf("%s+%08x+%s", c.name, c.KeyHash(), key)
+}
+
+func newCosigner(vkey string) (*cosigner, error) {
+	parts := strings.SplitN(vkey, "+", 3)
+	if len(parts) != 3 {
+		return nil, fmt.Errorf("witness vkey %q", vkey)
+	}
+	key, err := base64.StdEncoding.DecodeString(parts[2])
+	if err != nil || len(key) != 33 || key[0] != 4 {
+		return nil, fmt.Errorf("witness vkey %q", vkey)
+	}
+	made := &cosigner{name: parts[0], public: key[1:]}
+	if made.vkey() != vkey {
+		return nil, fmt.Errorf("witness vkey %q has another key id", vkey)
+	}
+	return made, nil
 }
 
 func main() {
@@ -102,9 +173,23 @@ func check(path string) error {
 	if err != nil {
 		return err
 	}
-	opened, err := note.Open(signed, note.VerifierList(verifier))
+	known := []note.Verifier{verifier}
+	var witness *cosigner
+	if work.Witness != "" {
+		if witness, err = newCosigner(work.Witness); err != nil {
+			return err
+		}
+		known = append(known, witness)
+	}
+	opened, err := note.Open(signed, note.VerifierList(known...))
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
+	}
+	if len(opened.Sigs) != len(known) || len(opened.UnverifiedSigs) != 0 {
+		return fmt.Errorf("%d of %d signatures hold", len(opened.Sigs), len(known))
+	}
+	if witness != nil && witness.seconds != work.Seconds {
+		return fmt.Errorf("cosigned at %d, expected %d", witness.seconds, work.Seconds)
 	}
 	lines := strings.Split(opened.Text, "\n")
 	if len(lines) != 4 || lines[0] != verifier.Name() {
@@ -144,8 +229,20 @@ func check(path string) error {
 			return fmt.Errorf("consistency proof from %d differs", p.Old)
 		}
 	}
+	for _, p := range work.Between {
+		if err := tlog.CheckTree(p.Hashes, p.New, p.NewRoot, p.Old, p.OldRoot); err != nil {
+			return fmt.Errorf("consistency of %d and %d: %w", p.Old, p.New, err)
+		}
+		own, err := tlog.ProveTree(p.New, p.Old, reader)
+		if err != nil {
+			return fmt.Errorf("own consistency proof of %d and %d: %w", p.Old, p.New, err)
+		}
+		if fmt.Sprint(own) != fmt.Sprint(tlog.TreeProof(p.Hashes)) {
+			return fmt.Errorf("consistency proof of %d and %d differs", p.Old, p.New)
+		}
+	}
 	fmt.Printf("%d entries, %d inclusion proofs, %d consistency proofs\n",
-		size, len(work.Inclusion), len(work.Consistency))
+		size, len(work.Inclusion), len(work.Consistency)+len(work.Between))
 	return nil
 }
 
@@ -189,7 +286,13 @@ func create(count string) error {
 	}
 	out := made{Vkey: vkey, Root: roots[size-1], Tiles: map[string][]byte{}}
 	text := fmt.Sprintf("go.example/log\n%d\n%s\n", size, out.Root)
-	if out.Note, err = note.Sign(&note.Note{Text: text}, signer); err != nil {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	witness := &cosigner{"witness.go.example/w", public, private, 1772366400}
+	out.Witness, out.Seconds = witness.vkey(), witness.seconds
+	if out.Note, err = note.Sign(&note.Note{Text: text}, signer, witness); err != nil {
 		return err
 	}
 	for i := int64(0); i < size; i += 1 + size/97 {
@@ -203,6 +306,16 @@ func create(count string) error {
 			return err
 		}
 		out.Consistency = append(out.Consistency, consistency{i + 1, roots[i], trees})
+	}
+	draw := mathrand.New(mathrand.NewSource(size))
+	for i := 0; i < 200; i++ {
+		old := 1 + draw.Int63n(size)
+		later := old + draw.Int63n(size-old+1)
+		proof, err := tlog.ProveTree(later, old, &store)
+		if err != nil {
+			return err
+		}
+		out.Between = append(out.Between, between{old, later, roots[old-1], roots[later-1], proof})
 	}
 	for _, t := range tlog.NewTiles(8, 0, size) {
 		data, err := tlog.ReadTileData(t, &store)

@@ -126,6 +126,14 @@ def test_key_from_the_environment(tmp_path, monkeypatch):
     assert load_signer("env:SIGNING_KEY").public_key.key_id == key.key_id
     with pytest.raises(InputError, match="not set"):
         load_signer("env:ABSENT_KEY")
+    with pytest.raises(InputError, match="not set"):
+        is_encrypted("env:ABSENT_KEY")
+    # Some CI systems keep a text of several lines in one, with the line ends spelt out.
+    monkeypatch.setenv("SIGNING_KEY", private.read_text().replace("\n", "\\n"))
+    assert load_signer("env:SIGNING_KEY").public_key.key_id == key.key_id
+    assert not is_encrypted("env:SIGNING_KEY")
+    monkeypatch.setenv("SIGNING_KEY", ENCRYPTED_OPENSSH)
+    assert is_encrypted("env:SIGNING_KEY")
 
 
 def test_p256_is_verified_and_does_not_sign(tmp_path):

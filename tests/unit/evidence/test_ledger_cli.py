@@ -82,12 +82,13 @@ def test_from_start_to_proof(desk: Desk) -> None:
     code, out, err = desk.run("verify", "--since", desk.root / "kept", "--vkey", vkey)
     assert code == 0
     assert "signed by the given key" in out
-    assert "extends the checkpoint of 1 entries that was kept" in out
+    assert "the ledger extends the checkpoint of 1 entries that was kept" in out
+    assert "3 signed checkpoints, each extended by the next" in out
     assert err == ""
     code, out, err = desk.run("verify")
     assert code == 0
     assert "not compared with an earlier checkpoint" in out
-    assert "without --vkey this shows only that the ledger agrees with itself" in err
+    assert "without --vkey or --trust this shows only that the ledger agrees with itself" in err
 
     code, printed, _ = desk.run("prove", "--index", 1)
     assert code == 0
@@ -124,8 +125,10 @@ def test_the_population(desk: Desk) -> None:
     ]
     code, out, _ = desk.run("export", "--format", "json", "--from", "2020-01-01", "--to", "2020-12-31")
     document = json.loads(out)
-    assert (code, document["rows"], document["size"]) == (0, [], 2)
-    assert (document["from"], document["to"]) == ("2020-01-01T00:00:00Z", "2020-12-31T23:59:59Z")
+    complete = document["completeness"]
+    assert (code, document["rows"], complete["treeSize"], complete["entriesInPeriod"]) == (0, [], 2, 0)
+    assert (complete["from"], complete["to"]) == ("2020-01-01T00:00:00Z", "2020-12-31T23:59:59Z")
+    assert json.loads((desk.root / "population.csv.completeness.json").read_text())["gaps"] == []
 
 
 def test_a_rewritten_ledger(desk: Desk) -> None:
@@ -144,8 +147,8 @@ def test_a_rewritten_ledger(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("prove",), 2, "give either --index or --envelope"),
-        (("prove", "--index", "0", "--envelope", "x"), 2, "give either --index or --envelope"),
+        (("prove",), 2, "give either --index, --envelope or --old-size"),
+        (("prove", "--index", "0", "--envelope", "x"), 2, "give either --index, --envelope or --old-size"),
         (("prove", "--index", "-1"), 2, "-1 is not in the range"),
         (("prove", "--index", "5"), 3, "no entry 5: the ledger has 0"),
         (("prove", "--envelope", "absent"), 3, "absent: no such file"),

@@ -26,7 +26,7 @@ from ucaudit.evidence.ledger import (
     register,
     to_csv,
 )
-from ucaudit.evidence.ledger.population import population
+from ucaudit.evidence.ledger.population import population_of as population
 from ucaudit.evidence.signing import Envelope, sign
 
 A, B, C, PACK, OTHER_PACK = "a" * 64, "b" * 64, "c" * 64, "1" * 64, "2" * 64
@@ -281,12 +281,17 @@ def test_a_period_is_complete() -> None:
     )
 
     def chosen(start, end):
-        return [(row.index, row.carried_over) for row in in_period(rows, start, end)]
+        return [(row.index, row.carried_over) for row in in_period(rows, start, end).rows]
 
     february_whole = ("2026-02-01T00:00:00Z", "2026-02-28T23:59:59Z")
     assert chosen(*february_whole) == [(2, True), (3, True), (4, False), (5, False), (6, False)]
     assert chosen(None, None) == [(index, False) for index in range(8)]
     assert [index for index, _ in chosen(None, january)] == [0, 1, 2, 3, 5]
+    for start, end in [(None, None), february_whole, (january, january), ("2026-05-01T00:00:00Z", None)]:
+        period = in_period(rows, start, end)
+        assert period.gaps == ()
+    assert (period.first, period.end) == (8, 8)
+    assert (in_period(rows, *february_whole).first, in_period(rows, *february_whole).end) == (4, 7)
     assert chosen(february, february) == chosen(*february_whole)
     assert chosen("2026-03-01T00:00:00Z", None) == [(3, True), (5, False), (6, True), (7, False)]
 

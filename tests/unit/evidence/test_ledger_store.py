@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from ledgers import ORIGIN, SIGNER, grow, leaves, make_signer
 
 from ucaudit.core.errors import (
     InputError,
@@ -23,29 +22,8 @@ from ucaudit.core.errors import (
     RefusedError,
     UnsupportedSchemaError,
 )
-from ucaudit.evidence.keys import FileSigner, PublicKey
 from ucaudit.evidence.ledger import Ledger, verify_proof
-from ucaudit.evidence.ledger import store as store_module
 from ucaudit.evidence.ledger.merkle import check_consistency
-
-ORIGIN = "example.com/evidence"
-
-
-def make_signer(seed: bytes = b"store tests") -> FileSigner:
-    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(seed).digest())
-    return FileSigner(key, PublicKey.from_raw_ed25519(key.public_key().public_bytes_raw()))
-
-
-SIGNER = make_signer()
-
-
-def leaves(start: int, stop: int) -> list[bytes]:
-    return [b"entry %d" % number for number in range(start, stop)]
-
-
-def grow(ledger: Ledger, *sizes: int) -> None:
-    for size in sizes:
-        ledger.append(leaves(ledger.size, size), SIGNER)
 
 
 @pytest.fixture
@@ -61,7 +39,7 @@ def test_an_empty_ledger(ledger: Ledger) -> None:
     assert (ledger.origin, ledger.size, list(ledger.entries())) == (ORIGIN, 0, [])
     assert ledger.verify().size == 0
     assert ledger.append([], SIGNER) == []
-    assert files_of(ledger) == {"checkpoint", "ledger.json", "ledger.lock"}
+    assert files_of(ledger) == {"checkpoint", "history", "ledger.json", "ledger.lock"}
     for index in (-1, 0):
         with pytest.raises(RefusedError, match="no entry"):
             ledger.prove(index)
@@ -71,6 +49,7 @@ def test_the_layout_is_that_of_tlog_tiles(ledger: Ledger) -> None:
     grow(ledger, 3, 255, 256, 300)
     assert files_of(ledger) == {
         "checkpoint",
+        "history",
         "ledger.json",
         "ledger.lock",
         "tile/0/000",
@@ -185,68 +164,6 @@ def test_an_unwritable_directory(ledger: Ledger, monkeypatch: pytest.MonkeyPatch
         ledger.append([b"entry"], SIGNER)
 
 
-# --- interruption -------------------------------------------------------------------------------------
-class PowerCutError(BaseException):
-    """Nothing after this happens."""
-
-
-@pytest.mark.parametrize(("old", "new"), [(0, 1), (5, 9), (250, 260), (255, 256), (511, 1030)])
-@pytest.mark.parametrize("torn", [False, True], ids=["before-rename", "after-rename"])
-def test_an_interrupted_append_acknowledged_nothing(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, old: int, new: int, torn: bool
-) -> None:
-    grow(ledger, old)
-    before = ledger.checkpoint()
-    whole = store_module.write_bytes
-    done = cut = 0
-
-    def failing(path: Path, data: bytes) -> None:
-        nonlocal done
-        done += 1
-        if torn or done <= cut:
-            whole(path, data)
-        if done > cut:
-            if path.name == "checkpoint" and torn:
-                path.write_bytes(before)  # this one would have acknowledged: undo it
-            raise PowerCutError
-
-    monkeypatch.setattr(store_module, "write_bytes", failing)
-    for cut in range(20):
-        done = 0
-        try:
-            ledger.append([b"other %d" % number for number in range(old, new)], SIGNER)
-        except PowerCutError:
-            assert ledger.checkpoint() == before
-            assert ledger.verify().size == old
-            assert list(ledger.entries()) == leaves(0, old)
-            for index in {0, old // 2, old - 1} & set(range(old)):
-                assert verify_proof(ledger.prove(index), b"entry %d" % index, ledger.vkey).size == old
-        else:
-            assert cut >= 3
-            break
-    else:
-        pytest.fail("the append never came through")
-    monkeypatch.undo()
-    assert ledger.verify(since=before).size == new
-    assert list(ledger.entries())[old:] == [b"other %d" % number for number in range(old, new)]
-    grow(ledger, new + 3)
-    assert ledger.verify().size == new + 3
-
-
-def test_a_write_error_is_reported_and_acknowledges_nothing(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    grow(ledger, 4)
-
-    def full(path: Path, data: bytes) -> None:
-        raise OutputError("cannot write: no space left on device", subject=str(path))
-
-    monkeypatch.setattr(store_module, "write_bytes", full)
-    with pytest.raises(OutputError):
-        ledger.append([b"entry"], SIGNER)
-    assert ledger.verify().size == 4
-
-
 # --- damage -------------------------------------------------------------------------------------------
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "deleted": Path.unlink,
@@ -273,6 +190,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 NEEDED = (
     "checkpoint",
+    "history",
     "ledger.json",
     "tile/0/000",
     "tile/0/001.p/54",
@@ -299,6 +217,10 @@ def test_nothing_is_signed_on_a_damaged_edge(sound: Path, tmp_path: Path, name: 
     path = shutil.copytree(sound, tmp_path / "ledger")
     DAMAGE[damage](path / name)
     before = (path / "checkpoint").read_bytes() if (path / "checkpoint").is_file() else None
+    if (name, damage) == ("history", "a byte longer"):  # what a torn write of an unacknowledged line leaves
+        assert Ledger.open(path).append([b"entry"], SIGNER) == [310]
+        assert Ledger.open(path).verify().checkpoints == 5
+        return
     with pytest.raises((LedgerInconsistentError, InputError)):
         Ledger.open(path).append([b"entry"], SIGNER)
     assert before == ((path / "checkpoint").read_bytes() if (path / "checkpoint").is_file() else None)
@@ -321,7 +243,8 @@ def test_a_reader_falls_back_to_the_full_tile(sound: Path, tmp_path: Path) -> No
     assert not (path / "tile/0/001.p").exists()
     (path / "checkpoint").write_bytes(old)
     reader = Ledger.open(path)
-    assert reader.verify().size == 310
+    with pytest.raises(LedgerInconsistentError, match="an older checkpoint was put back"):
+        reader.verify()
     assert list(reader.entries()) == leaves(0, 310)
     assert verify_proof(reader.prove(309), b"entry 309", reader.vkey).size == 310
 

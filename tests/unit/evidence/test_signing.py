@@ -132,6 +132,40 @@ def test_other_sigstore_versions(signer):
         Envelope.parse(json.dumps(bundle).encode(), subject="t")
 
 
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda d: d.update(extra=1), "missing or unknown members"),
+        (lambda d: d.pop("verificationMaterial"), "missing or unknown members"),
+        (lambda d: d["verificationMaterial"].update(certificate={"rawBytes": "AAAA"}), "other material"),
+        (lambda d: d["verificationMaterial"].update(tlogEntries=[{}]), "other material"),
+        (lambda d: d["verificationMaterial"].update(timestampVerificationData={}), "other material"),
+        (lambda d: d["verificationMaterial"].pop("publicKey"), "other material"),
+        (lambda d: d["verificationMaterial"]["publicKey"].update(rawBytes="AAAA"), "no hint"),
+        (lambda d: d["verificationMaterial"].update(publicKey={"hint": 1}), "no hint"),
+        (lambda d: d["verificationMaterial"].update(publicKey={"hint": "%"}), "not base64"),
+        (lambda d: d["dsseEnvelope"]["signatures"].append(d["dsseEnvelope"]["signatures"][0]), "one signature"),
+        (lambda d: d["dsseEnvelope"].update(signatures=[]), "one signature"),
+        (lambda d: d.update(dsseEnvelope=[]), "one signature"),
+        (lambda d: d.update(dsseEnvelope={"signatures": [{}]}), "not a dsse envelope"),
+    ],
+)
+def test_sigstore_forms_that_we_do_not_write(signer, change, error):
+    bundle = json.loads(sigstore_bundle(sign(b"{}", signer), signer.public_key))
+    change(bundle)
+    with pytest.raises(InputError, match=error):
+        Envelope.parse(json.dumps(bundle).encode(), subject="t")
+
+
+def test_the_sigstore_hint_is_checked_like_a_key_id(signer, other):
+    envelope = sign(b"{}", other)
+    right = Envelope.parse(sigstore_bundle(envelope, other.public_key), subject="t")
+    assert right.wrong_hints([signer.public_key, other.public_key]) == ()
+    assert right.signatures[0].key_hint == other.public_key.key_id
+    wrong = Envelope.parse(sigstore_bundle(envelope, signer.public_key), subject="t")
+    assert wrong.wrong_hints([signer.public_key, other.public_key]) == (signer.public_key.key_id,)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_flipped_bit_is_accepted(signer, data):

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from people import vkey_of
 
 from ucaudit.core.errors import InputError, MalformedPolicyError, RefusedError
 from ucaudit.evidence.keys import generate
@@ -20,8 +21,8 @@ def key(tmp_path):
 def test_round_trip_with_awkward_names(tmp_path, key):
     path = tmp_path / "trust.toml"
     add_key(path, key, 'Zoë "the key" \\ O\'Hara\t', roles=["developer"], valid_until="2027-01-01T00:00:00Z")
-    add_ledger(path, "example.com/log", "example.com/log+12345678+AAAA")
-    add_ledger(path, "example.com/log", "example.com/log+12345678+AAAA")
+    add_ledger(path, "example.com/log", vkey_of("example.com/log"))
+    add_ledger(path, "example.com/log", vkey_of("example.com/log"))
     trust = load_trust(path)
     assert trust.keys[0].principal == 'Zoë "the key" \\ O\'Hara\t'
     assert trust.keys[0].key.key_id == key.key_id
@@ -29,7 +30,7 @@ def test_round_trip_with_awkward_names(tmp_path, key):
     with pytest.raises(RefusedError, match="listed already"):
         add_key(path, key, "again", roles=[])
     with pytest.raises(RefusedError, match="another key"):
-        add_ledger(path, "example.com/log", "example.com/log+87654321+BBBB")
+        add_ledger(path, "example.com/log", vkey_of("example.com/log", fill=8))
 
 
 def test_comments_survive(tmp_path, key):
@@ -55,7 +56,15 @@ def test_objections(tmp_path, key):
     assert "not trusted for" in entry(predicate_types='["plan"]').objection("attestation", AT)
     revoked = entry(revoked_at='"2026-12-01T00:00:00Z"', revoked_reason='"stolen"')
     # A claimed time before the revocation does not help: whoever stole the key can back-date.
-    assert revoked.objection("attestation", AT) == "revoked at 2026-12-01T00:00:00Z: stolen"
+    assert "no trusted time" in revoked.objection("attestation", AT)
+    assert "first seen" in revoked.objection("attestation", AT, datetime(2026, 12, 1, tzinfo=UTC))
+    assert revoked.objection("attestation", AT, datetime(2026, 11, 30, tzinfo=UTC)) is None
+    # Expiry is judged at the trusted time where there is one, else at the claimed time.
+    until = entry(valid_until='"2026-07-01T00:00:00Z"')
+    assert until.objection("attestation", AT) is None
+    assert "expired" in until.objection("attestation", AT, datetime(2026, 7, 2, tzinfo=UTC))
+    early = entry(valid_from='"2026-06-15T00:00:00Z"')
+    assert "not valid before" in early.objection("attestation", AT, datetime(2026, 6, 20, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(

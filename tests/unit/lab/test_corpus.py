@@ -6,6 +6,7 @@ import torch
 from tinymodels import VOCAB, make_model, make_text, make_tokenizer
 
 from ucaudit.core.errors import CorpusError, InputError, ModelError, NotFoundError
+from ucaudit.core.windows import draw
 from ucaudit.lab import corpus as corpora
 from ucaudit.models.runtime import load_tokenizer
 from ucaudit.packs.codecs import open_source
@@ -94,7 +95,7 @@ def test_a_missing_text_and_a_directory(tmp_path):
     ],
 )
 def test_draw_vectors(total, n, seed, expected):
-    assert corpora.draw(total, n, seed, ABC) == expected
+    assert draw(total, n, seed, ABC) == expected
 
 
 def test_too_short_a_text_says_how_many_windows_there_are(plain, text):
@@ -107,11 +108,11 @@ def test_too_short_a_text_says_how_many_windows_there_are(plain, text):
 
 def test_malformed_draws_are_refused():
     with pytest.raises(InputError, match="n must be at least 1"):
-        corpora.draw(5, 0, 42, ABC)
+        draw(5, 0, 42, ABC)
     with pytest.raises(InputError, match="not a sha-256"):
-        corpora.draw(5, 2, 42, ABC.upper())
+        draw(5, 2, 42, ABC.upper())
     with pytest.raises(CorpusError, match="6 windows are asked for, 5 are there"):
-        corpora.draw(5, 6, 42, ABC)
+        draw(5, 6, 42, ABC)
 
 
 # --- windows ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bundles import Setting, make_bundle, make_setting
 from click.testing import CliRunner
+from people import Authority
 
 from ucaudit.cli.cmd_report import report
 from ucaudit.core.errors import (
@@ -19,6 +20,7 @@ from ucaudit.core.errors import (
     MissingExtraError,
     NotFoundError,
     OutputError,
+    SignatureInvalidError,
     UntrustedKeyError,
     VerificationError,
 )
@@ -28,7 +30,7 @@ from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.keys import generate, load_signer
 from ucaudit.evidence.signing import sign
-from ucaudit.evidence.trust import add_key, load_trust
+from ucaudit.evidence.trust import add_key, load_trust, revoke
 from ucaudit.report import bundle_view, render_bundle
 
 
@@ -124,7 +126,7 @@ def test_an_edited_envelope_is_refused(copy: Path, setting: Setting) -> None:
     signature = document["signatures"][0]["sig"]
     document["signatures"][0]["sig"] = ("B" if signature[0] == "A" else "A") + signature[1:]
     path.write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(UntrustedKeyError):
+    with pytest.raises(SignatureInvalidError):
         bundle_view(open_bundle(copy), "soc2", trust=load_trust(setting.trust))
 
 
@@ -150,16 +152,41 @@ def endorse(copy: Path, setting: Setting, digest: str) -> None:
     write_bytes(chain, chain.read_bytes() + envelope.raw)
 
 
-def test_endorsements(copy: Path, setting: Setting) -> None:
+def test_endorsements(copy: Path, setting: Setting, tmp_path: Path) -> None:
     endorse(copy, setting, open_bundle(copy).attestation.digest)
     opened = open_bundle(copy)
-    for trust, principal in ((None, None), (load_trust(setting.trust), "signer@tests.invalid")):
-        (person,) = bundle_view(opened, "fda", trust=trust).endorsements
+    with pytest.raises(UntrustedKeyError, match="not trusted in the role validator"):
+        bundle_view(opened, "fda", trust=load_trust(setting.trust))
+    both = tmp_path / "both.toml"
+    both.write_text(
+        setting.trust.read_text(encoding="utf-8").replace('["developer"]', '["developer", "validator"]')
+    )
+    for trust, principal in ((None, None), (load_trust(both), "signer@tests.invalid")):
+        view = bundle_view(opened, "fda", trust=trust)
+        assert "own key" in view.separation or trust is None
+        (person,) = view.endorsements
         assert (person.printed_name, person.role, person.meaning) == ("A. Person", "validator", "review")
         assert person.principal == principal
     endorse(copy, setting, "0" * 64)
     with pytest.raises(VerificationError, match="endorses another attestation"):
         bundle_view(open_bundle(copy), "fda")
+
+
+def test_a_trusted_time_is_printed_and_outlives_a_revocation(copy: Path, setting: Setting, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "tsa")
+    trust = Path(shutil.copy(setting.trust, tmp_path / "trust.toml"))
+    authority.trusted_in(trust)
+    before = bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
+    assert before.signer.seen.startswith("not assessed")
+    write_bytes(copy / names.STAMP, authority.stamp(open_bundle(copy).attestation.raw))
+    revoke(trust, "key", 0, at="2099-01-01T00:00:00Z", reason="planned")
+    view = bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
+    assert "time-stamp authority the authority" in view.signer.seen
+    html = render_bundle(open_bundle(copy), "soc2", trust=load_trust(trust), kind="html").decode()
+    assert view.signer.seen in html
+    (copy / names.STAMP).unlink()
+    with pytest.raises(UntrustedKeyError, match="no trusted time"):
+        bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
 
 
 def test_an_endorsement_under_an_unknown_key(copy: Path, setting: Setting, tmp_path: Path) -> None:

@@ -101,7 +101,16 @@ def test_ledger_and_endorsements(make_view: Any) -> None:
     view = make_view(ledger=LedgerFacts("example.org/log", 4, 9, checked=True), endorsements=[person])
     assert view.ledger[1].value.startswith("number 4 (counted from 0) of 9 entries")
     assert "holds under the ledger key" in view.ledger[2].value
-    assert view.separation == "at least one endorsement was made with another key than the record's"
+    assert (
+        view.separation
+        == "at least one endorsement was made with another key of another principal than the record's"
+    )
+    same = EndorsementFacts(
+        "R", "validator", "review", "2026-11-24T10:00:00Z", digest_of("other"), "Release@Example.org"
+    )
+    assert "by the record's own principal" in make_view(endorsements=[same]).separation
+    unchecked = make_view(principal=None, endorsements=[person])
+    assert unchecked.separation == "at least one endorsement was made with another key than the record's"
     own = EndorsementFacts("A", "validator", "review", "2026-11-24T10:00:00Z", digest_of("key"))
     assert "record's own key" in make_view(endorsements=[own]).separation
 

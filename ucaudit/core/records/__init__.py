@@ -20,6 +20,7 @@ from ucaudit.core.records.attestation import (
     Reconstruction,
     ReferenceIdentity,
     Results,
+    SeedReference,
     Tie,
     Verdict,
 )
@@ -31,6 +32,8 @@ from ucaudit.core.records.others import (
     Plan,
     PlannedClaim,
     PlannedPack,
+    SeedContribution,
+    SeedSource,
 )
 from ucaudit.core.records.statement import Statement, Subject, make_statement, parse_statement, predicate_type
 
@@ -62,6 +65,9 @@ __all__ = [
     "Record",
     "ReferenceIdentity",
     "Results",
+    "SeedContribution",
+    "SeedReference",
+    "SeedSource",
     "Statement",
     "Subject",
     "Tie",

@@ -199,6 +199,16 @@ class PolicyExceptionRecord(Record):
     expires: Timestamp
 
 
+class SeedReference(Record):
+    """The outside party's contribution from which the seed of the windows follows."""
+
+    envelope_digest: Annotated[Sha256, Field(description="SHA-256 of the contribution's envelope")]
+    source: Literal["nonce", "witness"]
+    contributor: Name
+    value: Sha256
+    ledger_index: int
+
+
 class PlanReference(Record):
     """The pre-registration that this result belongs to."""
 
@@ -206,6 +216,9 @@ class PlanReference(Record):
     ledger_origin: str | None
     ledger_index: int | None
     deviations: tuple[Text, ...]
+    seed: Annotated[
+        SeedReference | None, Field(description="if the plan left the seed to an outside party and it came")
+    ] = None
 
 
 class Context(Record):

@@ -44,6 +44,28 @@ class Plan(Record):
     claims: tuple[PlannedClaim, ...]
     perturbations: tuple[Text, ...]
     policy_sha256: Sha256
+    outside_seed: Annotated[
+        bool, Field(description="the seed of the windows is not this one: an outside party fixes it afterwards")
+    ] = False
+
+
+SeedSource = Literal["nonce", "witness"]
+
+
+class SeedContribution(Record):
+    """An outside party's part in the seed of a plan that was committed before. docs/ledger.md has the formula."""
+
+    created: Timestamp
+    tool: Tool
+    plan_digest: Annotated[Sha256, Field(description="SHA-256 of the plan's envelope")]
+    source: Annotated[
+        SeedSource,
+        Field(description="a random number of the signer, or a witness's cosignature of the plan's own checkpoint"),
+    ]
+    contributor: Annotated[Name, Field(description="printed name of the outside party, or the witness's key name")]
+    value: Annotated[
+        Sha256, Field(description="32 random bytes, or SHA-256 of the cosignature's time and signature; hex")
+    ]
 
 
 class Abandonment(Record):

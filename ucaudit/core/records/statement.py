@@ -13,7 +13,7 @@ from ucaudit.core.digest import is_hex_digest
 from ucaudit.core.errors import MalformedRecordError, UnsupportedSchemaError
 from ucaudit.core.records.attestation import Attestation
 from ucaudit.core.records.base import PREDICATE_PREFIX, Record
-from ucaudit.core.records.others import Abandonment, BundleClosing, Endorsement, Plan
+from ucaudit.core.records.others import Abandonment, BundleClosing, Endorsement, Plan, SeedContribution
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 MAX_SUBJECTS: Final = 10_100
@@ -22,6 +22,7 @@ PREDICATES: Final[dict[str, type[Record]]] = {
     f"{PREDICATE_PREFIX}attestation:v1": Attestation,
     f"{PREDICATE_PREFIX}plan:v1": Plan,
     f"{PREDICATE_PREFIX}abandonment:v1": Abandonment,
+    f"{PREDICATE_PREFIX}seed:v1": SeedContribution,
     f"{PREDICATE_PREFIX}endorsement:v1": Endorsement,
     f"{PREDICATE_PREFIX}bundle:v1": BundleClosing,
 }

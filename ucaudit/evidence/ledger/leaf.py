@@ -11,13 +11,22 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from ucaudit.core import strictjson
+from ucaudit.core.digest import is_hex_digest
 from ucaudit.core.errors import MalformedRecordError, RefusedError
-from ucaudit.core.records import Abandonment, Attestation, Determination, Plan, parse_statement, parse_time
+from ucaudit.core.records import (
+    Abandonment,
+    Attestation,
+    Determination,
+    Plan,
+    SeedContribution,
+    parse_statement,
+    parse_time,
+)
 from ucaudit.core.records.base import PREDICATE_PREFIX, Record, Sha256, Timestamp
 from ucaudit.evidence.signing import PAYLOAD_TYPE, Envelope
 
-Kind = Literal["plan", "attestation", "abandonment", "endorsement", "floor"]
-KINDS: Final = ("plan", "attestation", "abandonment", "endorsement", "floor")
+Kind = Literal["plan", "seed", "attestation", "abandonment", "endorsement", "floor"]
+KINDS: Final = ("plan", "seed", "attestation", "abandonment", "endorsement", "floor")
 PredicateType = Annotated[str, StringConstraints(pattern=r"^urn:ucaudit:predicate:[a-z]{1,40}:v[1-9][0-9]{0,3}$")]
 
 
@@ -33,6 +42,12 @@ class LedgerEntry(Record):
     plan_sha256: Annotated[
         Sha256 | None, Field(alias="planSha256", description="SHA-256 of the envelope of the plan it belongs to")
     ] = None
+    key_id: Annotated[
+        Sha256 | None, Field(description="the key that the envelope names as its signer's; a hint, not a proof")
+    ] = None
+    outside_seed: Annotated[
+        Literal[True] | None, Field(description="a plan that waits for an outside party's seed")
+    ] = None
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -46,8 +61,10 @@ class LedgerEntry(Record):
             raise ValueError("attestation without determination")
         if self.determination is not None and self.kind not in ("attestation", "floor"):
             raise ValueError(f"{self.kind} with a determination")
-        if self.kind == "abandonment" and self.plan_sha256 is None:
-            raise ValueError("abandonment without planSha256")
+        if self.kind in ("abandonment", "seed") and self.plan_sha256 is None:
+            raise ValueError(f"{self.kind} without planSha256")
+        if self.outside_seed and self.kind != "plan":
+            raise ValueError(f"{self.kind} with outsideSeed")
         if self.plan_sha256 is not None and self.kind in ("plan", "endorsement"):
             raise ValueError(f"{self.kind} with planSha256")
         return self
@@ -83,6 +100,8 @@ def ledger_entry(
     pack_digest: str | None = None,
     determination: Determination | None = None,
     plan_sha256: str | None = None,
+    key_id: str | None = None,
+    outside_seed: bool = False,
 ) -> bytes:
     """The bytes of an entry. Raises MalformedRecordError if its parts do not fit together."""
     try:
@@ -94,6 +113,8 @@ def ledger_entry(
             pack_digest=pack_digest,
             determination=determination,
             plan_sha256=plan_sha256,
+            key_id=key_id,
+            outside_seed=True if outside_seed else None,
         )
     except ValidationError as error:
         raise _malformed(error, "ledger entry") from error
@@ -123,12 +144,14 @@ def entry_for(envelope: Envelope, recorded_at: str) -> LedgerEntry:
             subject=envelope.subject,
             hint=f"a ledger holds: {', '.join(KINDS)}",
         )
-    fields: dict[str, str] = {
+    fields: dict[str, str | bool] = {
         "kind": kind,
         "envelopeSha256": envelope.digest,
         "predicateType": statement.predicate_type,
         "recordedAt": recorded_at,
     }
+    if is_hex_digest(hint := envelope.signatures[0].key_hint):
+        fields["keyId"] = hint
     match statement.predicate:
         case Attestation() as attestation:
             fields["packDigest"] = attestation.pack.pack_digest
@@ -137,6 +160,10 @@ def entry_for(envelope: Envelope, recorded_at: str) -> LedgerEntry:
                 fields["planSha256"] = attestation.plan.envelope_digest
         case Plan() as plan:
             fields["packDigest"] = plan.pack.pack_digest
+            if plan.outside_seed:
+                fields["outsideSeed"] = True
+        case SeedContribution() as seed:
+            fields["planSha256"] = seed.plan_digest
         case Abandonment() as abandonment:
             fields["planSha256"] = abandonment.plan_digest
     return LedgerEntry.parse(strictjson.dumps(fields), subject=envelope.subject)

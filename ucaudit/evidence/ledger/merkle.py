@@ -39,6 +39,32 @@ def fold(hashes: Sequence[bytes]) -> bytes:
     return row[0]
 
 
+class Frontier:
+    """The roots of a growing tree, one leaf after the other; holds O(log n) hashes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._complete: list[bytes] = []
+
+    def push(self, leaf_hash: bytes) -> None:
+        """Add the next leaf."""
+        count = self.size
+        while count & 1:
+            leaf_hash = hash_node(self._complete.pop(), leaf_hash)
+            count >>= 1
+        self._complete.append(leaf_hash)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """MTH of the leaves so far."""
+        if not self._complete:
+            return EMPTY_ROOT
+        root = self._complete[-1]
+        for left in reversed(self._complete[:-1]):
+            root = hash_node(left, root)
+        return root
+
+
 def tree_root(size: int, read: HashReader) -> bytes:
     """MTH(D[size])."""
     return EMPTY_ROOT if size == 0 else _range_root(0, size, read)

@@ -18,6 +18,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ from ucaudit.core.errors import (
     LedgerInconsistentError,
     MalformedKeyError,
     MalformedRecordError,
+    RefusedError,
     SignatureInvalidError,
 )
 from ucaudit.evidence.keys import PublicKey, Signer
@@ -37,6 +39,8 @@ MAX_SIZE: Final = 2**63 - 1
 _ED25519: Final = b"\x01"
 _KEY_ID_BYTES: Final = 4
 _DASH: Final = "\N{EM DASH} "
+LINE_START: Final = _DASH.encode("utf-8")
+"""How a signature line begins."""
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _CONTROL: Final = re.compile("[\x00-\x09\x0b-\x1f]")
 _VKEY_ID: Final = re.compile(r"[0-9a-f]{8}")
@@ -73,6 +77,48 @@ def encode_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
+def key_id_of(name: str, kind: bytes, raw: bytes) -> bytes:
+    """The first 4 bytes of SHA-256(name ‖ 0x0A ‖ signature type ‖ public key)."""
+    return hashlib.sha256(name.encode("utf-8") + b"\n" + kind + raw).digest()[:_KEY_ID_BYTES]
+
+
+def parse_vkey(text: str, kind: bytes, what: str, *, subject: str) -> tuple[str, PublicKey]:
+    """Name and Ed25519 key of ``name+hex(key id)+base64(signature type ‖ public key)``.
+
+    Args:
+        text: the verifier key.
+        kind: the signature type it must have, one byte.
+        what: what such a key is called, for messages.
+        subject: where it came from, for messages.
+
+    Raises:
+        MalformedKeyError: not such a key, of another type, or with a wrong id.
+    """
+    parts = text.split("+", 2)  # base64 may itself contain a plus; a name may not
+    if len(parts) != 3 or not is_key_name(parts[0]) or not _VKEY_ID.fullmatch(parts[1]):
+        raise MalformedKeyError(
+            f"not a verifier key: {text[:80]!r}", subject=subject, hint="it looks like name+1a2b3c4d+AbCd…="
+        )
+    try:
+        blob = decode_base64(parts[2], subject=subject)
+    except MalformedRecordError as error:
+        raise MalformedKeyError(error.message, subject=subject) from error
+    if blob[:1] != kind or len(blob) != 1 + HASH_BYTES:
+        found = f", found type {blob[0]}" if blob and blob[:1] != kind else ""
+        raise MalformedKeyError(f"not {what} (type {kind[0]}, 32 bytes){found}", subject=subject)
+    expected = key_id_of(parts[0], kind, blob[1:]).hex()
+    if expected != parts[1]:
+        raise MalformedKeyError(
+            f"the verifier key says id {parts[1]}, its name and key give {expected}", subject=subject
+        )
+    return parts[0], PublicKey.from_raw_ed25519(blob[1:])
+
+
+def encode_vkey(name: str, kind: bytes, public: PublicKey) -> str:
+    """The inverse of :func:`parse_vkey`."""
+    return f"{name}+{key_id_of(name, kind, public.raw).hex()}+{encode_base64(kind + public.raw)}"
+
+
 def is_key_name(name: str) -> bool:
     """Whether a note may carry ``name`` as a key name: non-empty, no spaces, no plus, no control characters."""
     if not name or "+" in name or _CONTROL.search(name) or any(character.isspace() for character in name):
@@ -92,6 +138,21 @@ class NoteSignature:
     """4 bytes."""
     signature: bytes
 
+    def to_line(self) -> str:
+        """The line, with its line end."""
+        return f"{_DASH}{self.name} {encode_base64(self.key_id + self.signature)}\n"
+
+    @classmethod
+    def parse(cls, line: str, *, subject: str) -> NoteSignature:
+        """Read one line, without its line end. Raises MalformedRecordError."""
+        name, separator, encoded = line.removeprefix(_DASH).partition(" ")
+        if not line.startswith(_DASH) or not separator or not is_key_name(name):
+            raise MalformedRecordError(f"malformed signature line {line[:80]!r}", subject=subject)
+        blob = decode_base64(encoded, subject=subject)
+        if len(blob) <= _KEY_ID_BYTES:
+            raise MalformedRecordError("a signature line without a signature", subject=subject)
+        return cls(name, blob[:_KEY_ID_BYTES], blob[_KEY_ID_BYTES:])
+
 
 @dataclass(frozen=True, slots=True)
 class SignedNote:
@@ -100,6 +161,17 @@ class SignedNote:
     text: str
     signatures: tuple[NoteSignature, ...]
     raw: bytes
+
+    def with_signatures(self, more: Iterable[NoteSignature]) -> bytes:
+        """The note with further signature lines; those that are there already are not repeated.
+
+        Raises:
+            RefusedError: more lines than a note may have.
+        """
+        lines = list(dict.fromkeys([*self.signatures, *more]))
+        if len(lines) > MAX_SIGNATURES:
+            raise RefusedError(f"{len(lines)} signature lines; a checkpoint may carry {MAX_SIGNATURES}")
+        return f"{self.text}\n{''.join(line.to_line() for line in lines)}".encode()
 
     @classmethod
     def parse(cls, data: bytes, *, subject: str) -> SignedNote:
@@ -123,17 +195,7 @@ class SignedNote:
         lines = tail[:-1].split("\n")
         if len(lines) > MAX_SIGNATURES:
             raise MalformedRecordError(f"more than {MAX_SIGNATURES} signatures", subject=subject)
-        return cls(text + "\n", tuple(_signature(line, subject) for line in lines), data)
-
-
-def _signature(line: str, subject: str) -> NoteSignature:
-    name, separator, encoded = line.removeprefix(_DASH).partition(" ")
-    if not line.startswith(_DASH) or not separator or not is_key_name(name):
-        raise MalformedRecordError(f"malformed signature line {line[:80]!r}", subject=subject)
-    blob = decode_base64(encoded, subject=subject)
-    if len(blob) <= _KEY_ID_BYTES:
-        raise MalformedRecordError("a signature line without a signature", subject=subject)
-    return NoteSignature(name, blob[:_KEY_ID_BYTES], blob[_KEY_ID_BYTES:])
+        return cls(text + "\n", tuple(NoteSignature.parse(line, subject=subject) for line in lines), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,33 +245,16 @@ class VerifierKey:
     @classmethod
     def parse(cls, text: str, *, subject: str = "vkey") -> VerifierKey:
         """Read ``name+hex(key id)+base64(0x01 ‖ public key)``. Raises MalformedKeyError."""
-        parts = text.split("+", 2)  # base64 may itself contain a plus; a name may not
-        if len(parts) != 3 or not is_key_name(parts[0]) or not _VKEY_ID.fullmatch(parts[1]):
-            raise MalformedKeyError(
-                f"not a verifier key: {text[:80]!r}", subject=subject, hint="it looks like name+1a2b3c4d+AbCd…="
-            )
-        try:
-            blob = decode_base64(parts[2], subject=subject)
-        except MalformedRecordError as error:
-            raise MalformedKeyError(error.message, subject=subject) from error
-        if blob[:1] != _ED25519 or len(blob) != 1 + HASH_BYTES:
-            raise MalformedKeyError("not an Ed25519 verifier key (type 1, 32 bytes)", subject=subject)
-        key = cls(parts[0], PublicKey.from_raw_ed25519(blob[1:]))
-        if key.key_id.hex() != parts[1]:
-            raise MalformedKeyError(
-                f"the verifier key says id {parts[1]}, its name and key give {key.key_id.hex()}", subject=subject
-            )
-        return key
+        return cls(*parse_vkey(text, _ED25519, "an Ed25519 verifier key", subject=subject))
 
     def encode(self) -> str:
         """The vkey text."""
-        return f"{self.name}+{self.key_id.hex()}+{encode_base64(_ED25519 + self.public.raw)}"
+        return encode_vkey(self.name, _ED25519, self.public)
 
     @property
     def key_id(self) -> bytes:
         """The first 4 bytes of SHA-256(name ‖ 0x0A ‖ 0x01 ‖ public key)."""
-        material = self.name.encode("utf-8") + b"\n" + _ED25519 + self.public.raw
-        return hashlib.sha256(material).digest()[:_KEY_ID_BYTES]
+        return key_id_of(self.name, _ED25519, self.public.raw)
 
     def open(self, data: bytes, *, subject: str) -> Checkpoint:
         """Parse a checkpoint, check this key's signature and that the origin is this key's name.
@@ -240,4 +285,4 @@ class VerifierKey:
         signature = signer.sign(text.encode("utf-8"))
         if not self.public.verify(signature, text.encode("utf-8")):
             raise SignatureInvalidError("the signer returned a signature that does not verify", subject=self.name)
-        return f"{text}\n{_DASH}{self.name} {encode_base64(self.key_id + signature)}\n".encode()
+        return f"{text}\n{NoteSignature(self.name, self.key_id, signature).to_line()}".encode()

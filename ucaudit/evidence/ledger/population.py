@@ -6,22 +6,20 @@ out; an entry that this release cannot read is a row of its own.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from ucaudit.core.errors import MalformedRecordError, RefusedError
-from ucaudit.core.records import now
-from ucaudit.evidence.keys import Signer
-from ucaudit.evidence.ledger.leaf import LedgerEntry, entry_for
-from ucaudit.evidence.ledger.store import Ledger
-from ucaudit.evidence.signing import Envelope
+from ucaudit.core.errors import MalformedRecordError
+from ucaudit.evidence.ledger.leaf import LedgerEntry
 
 Status = Literal["open", "closed", "abandoned", "planned", "unplanned", "recorded", "unreadable"]
 
+WAITING: Final = "waiting-for-seed"
+"""The note of a plan whose seed an outside party has yet to fix."""
+
 COLUMNS: Final = (
+    "origin",
     "index",
     "recordedAt",
     "kind",
@@ -31,6 +29,7 @@ COLUMNS: Final = (
     "packDigest",
     "envelopeSha256",
     "planSha256",
+    "keyId",
     "predicateType",
     "carriedOver",
     "notes",
@@ -53,10 +52,11 @@ class PopulationRow:
     carried_over: bool = False
     notes: tuple[str, ...] = ()
 
-    def to_document(self) -> dict[str, str | int | bool | list[str] | None]:
-        """The row with :data:`COLUMNS` as keys."""
+    def to_document(self, origin: str = "") -> dict[str, str | int | bool | list[str] | None]:
+        """The row with :data:`COLUMNS` as keys. ``origin`` is the ledger's name: the source system."""
         known = self.entry.model_dump(mode="json", by_alias=True) if self.entry is not None else {}
-        own = {
+        own: dict[str, str | int | bool | list[str] | None] = {
+            "origin": origin,
             "index": self.index,
             "status": self.status,
             "relatedIndex": self.related,
@@ -66,7 +66,7 @@ class PopulationRow:
         return {column: own[column] if column in own else known.get(column) for column in COLUMNS}
 
 
-def population(entries: Iterable[bytes]) -> list[PopulationRow]:
+def population_of(entries: Iterable[bytes]) -> list[PopulationRow]:
     """Every entry in order, with plans matched to their results.
 
     A result closes a plan only if the plan was entered before it and is about the same pack; otherwise the
@@ -75,6 +75,7 @@ def population(entries: Iterable[bytes]) -> list[PopulationRow]:
     """
     rows: list[PopulationRow] = []
     plans: dict[str, int] = {}
+    seeded: set[int] = set()
     latest = ""
     for index, data in enumerate(entries):
         try:
@@ -89,6 +90,10 @@ def population(entries: Iterable[bytes]) -> list[PopulationRow]:
                 row = replace(row, status="recorded", notes=("plan-entered-twice",))
             else:
                 plans[entry.envelope_sha256] = index
+                if entry.outside_seed:
+                    row = replace(row, notes=(WAITING,))
+        elif entry.kind == "seed":
+            row = _seed(row, entry, rows, plans, seeded)
         elif entry.kind in ("attestation", "floor", "abandonment"):
             row = _settle(row, entry, rows, plans)
         if entry.recorded_at < latest:
@@ -114,84 +119,33 @@ def _settle(
     if planned is not None and entry.pack_digest not in (None, planned.pack_digest):
         return replace(row, status=unmatched, notes=("plan-of-another-pack",))
     row = replace(row, status="planned" if is_result else "recorded", related=number)
+    if is_result and WAITING in plan.notes:
+        row = replace(row, notes=("seed-not-entered-before",))
     if plan.status == "open":
         rows[number] = replace(plan, status="closed" if is_result else "abandoned", related=row.index)
         return row
-    return replace(row, notes=(f"plan-already-{plan.status}",))
+    return replace(row, notes=(*row.notes, f"plan-already-{plan.status}"))
 
 
-def in_period(rows: Iterable[PopulationRow], start: str | None, end: str | None) -> list[PopulationRow]:
-    """The rows recorded from ``start`` to ``end``, both inclusive RFC 3339 UTC times; None leaves that side open.
-
-    Plans from before the period that were still open when it began are included and marked, and so is every
-    unreadable entry, whose time is unknown.
-    """
-    rows = list(rows)
-    times = {row.index: row.entry.recorded_at for row in rows if row.entry is not None}
-    chosen = []
-    for row in rows:
-        if row.entry is None:
-            chosen.append(row)
-        elif end is not None and row.entry.recorded_at > end:
-            continue
-        elif start is None or row.entry.recorded_at >= start:
-            chosen.append(row)
-        elif row.entry.kind == "plan" and row.status != "recorded":
-            settled = times.get(row.related) if row.related is not None else None
-            if settled is None or settled >= start:
-                chosen.append(replace(row, carried_over=True))
-    return chosen
-
-
-def to_csv(rows: Iterable[PopulationRow]) -> str:
-    """The rows as CSV (RFC 4180 quoting, ``\\n`` line ends) with a header line."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        document = row.to_document()
-        document["notes"] = "; ".join(row.notes)
-        document["carriedOver"] = "yes" if row.carried_over else "no"
-        writer.writerow({key: "" if value is None else value for key, value in document.items()})
-    return buffer.getvalue()
-
-
-def find(ledger: Ledger, envelope_sha256: str) -> int | None:
-    """The index of the first entry about an envelope, or None."""
-    needle = envelope_sha256.encode("ascii")
-    for index, data in enumerate(ledger.entries()):
-        if needle not in data:  # spares parsing thousands of others
-            continue
-        try:
-            entry = LedgerEntry.parse(data, subject=f"entry {index}")
-        except MalformedRecordError:
-            continue
-        if entry.envelope_sha256 == envelope_sha256:
-            return index
-    return None
-
-
-def register(ledger: Ledger, envelope: Envelope, signer: Signer, *, recorded_at: str | None = None) -> int:
-    """Enter an envelope's statement, unless it is there already.
-
-    Args:
-        ledger: where.
-        envelope: the envelope; its signature is not judged, only its digest and contents are entered.
-        signer: the ledger's key.
-        recorded_at: the time to enter; None is now.
-
-    Returns:
-        The index of its entry, new or old, so an interrupted run can simply be repeated.
-
-    Raises:
-        As :func:`~ucaudit.evidence.ledger.leaf.entry_for` and :meth:`Ledger.append`.
-        RefusedError: an abandonment of a plan that is not in this ledger.
-    """
-    entry = entry_for(envelope, recorded_at or now())
-    if (known := find(ledger, envelope.digest)) is not None:
-        return known
-    if entry.kind == "abandonment" and entry.plan_sha256 and find(ledger, entry.plan_sha256) is None:
-        raise RefusedError(
-            f"the abandoned plan {entry.plan_sha256[:16]}… is not in this ledger", subject=str(ledger.path)
-        )
-    return ledger.append([entry.to_bytes()], signer)[0]
+def _seed(
+    row: PopulationRow,
+    entry: LedgerEntry,
+    rows: list[PopulationRow],
+    plans: dict[str, int],
+    seeded: set[int],
+) -> PopulationRow:
+    """Match an outside party's seed with its plan, which no longer waits for it."""
+    number = plans.get(entry.plan_sha256 or "")
+    if number is None:
+        return replace(row, notes=("plan-not-entered-before",))
+    plan = rows[number]
+    row = replace(row, related=number)
+    if number in seeded:
+        return replace(row, notes=("seed-entered-twice",))
+    if WAITING not in plan.notes:
+        return replace(row, notes=("plan-needs-no-seed",))
+    if plan.status != "open":
+        return replace(row, notes=(f"plan-already-{plan.status}",))
+    seeded.add(number)
+    rows[number] = replace(plan, notes=tuple(note for note in plan.notes if note != WAITING))
+    return row

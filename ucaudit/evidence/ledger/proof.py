@@ -20,9 +20,10 @@ from typing import Final
 
 from ucaudit.core.errors import LedgerInconsistentError, MalformedRecordError
 from ucaudit.evidence.ledger.leaf import LedgerEntry
-from ucaudit.evidence.ledger.merkle import check_inclusion, hash_leaf
+from ucaudit.evidence.ledger.merkle import check_consistency, check_inclusion, hash_leaf
 from ucaudit.evidence.ledger.note import (
     MAX_NOTE_BYTES,
+    Checkpoint,
     VerifierKey,
     decode_base64,
     decode_hash,
@@ -35,6 +36,7 @@ MAX_PROOF_HASHES: Final = 63
 MAX_PROOF_BYTES: Final = MAX_NOTE_BYTES + (128 << 10)
 _EXTRA: Final = "extra "
 _INDEX: Final = "index "
+_OLD: Final = "old "
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,7 @@ class LedgerProof:
     @classmethod
     def parse(cls, data: bytes, *, subject: str = "ledger-proof") -> LedgerProof:
         """Read a proof. Raises MalformedRecordError."""
-        if len(data) > MAX_PROOF_BYTES:
-            raise MalformedRecordError(f"a proof larger than {MAX_PROOF_BYTES} bytes", subject=subject)
-        head, separator, checkpoint = data.partition(b"\n\n")
-        if not separator:
-            raise MalformedRecordError("a proof without a checkpoint", subject=subject)
-        try:
-            lines = head.decode("ascii").split("\n")
-        except UnicodeDecodeError as error:
-            raise MalformedRecordError(f"not ascii at byte {error.start}", subject=subject) from error
+        lines, checkpoint = _head(data, subject)
         if lines.pop(0) != PROOF_HEADER:
             raise MalformedRecordError(f"the first line is not {PROOF_HEADER}", subject=subject)
         extra = None
@@ -74,9 +68,63 @@ class LedgerProof:
         if not lines or not lines[0].startswith(_INDEX):
             raise MalformedRecordError("a proof without an index line", subject=subject)
         index = decode_number(lines.pop(0).removeprefix(_INDEX), subject=subject)
-        if len(lines) > MAX_PROOF_HASHES:
-            raise MalformedRecordError(f"a proof with more than {MAX_PROOF_HASHES} hashes", subject=subject)
-        return cls(index, tuple(decode_hash(line, subject=subject) for line in lines), checkpoint, extra)
+        return cls(index, _hashes(lines, subject), checkpoint, extra)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyProof:
+    """A parsed proof that a checkpoint extends an earlier tree, of which nothing has been checked.
+
+    Its text is the body of C2SP tlog-witness's ``add-checkpoint`` request: ``old <size>``, the hashes in base64,
+    one a line, an empty line, and the later checkpoint.
+    """
+
+    old: int
+    hashes: tuple[bytes, ...]
+    checkpoint: bytes
+
+    def to_bytes(self) -> bytes:
+        """The proof's text."""
+        lines = [f"{_OLD}{self.old}", *(encode_base64(item) for item in self.hashes), ""]
+        return "".join(f"{line}\n" for line in lines).encode("ascii") + self.checkpoint
+
+    @classmethod
+    def parse(cls, data: bytes, *, subject: str = "consistency proof") -> ConsistencyProof:
+        """Read a proof. Raises MalformedRecordError."""
+        lines, checkpoint = _head(data, subject)
+        if not lines[0].startswith(_OLD):
+            raise MalformedRecordError("the first line is not like `old 12`", subject=subject)
+        old = decode_number(lines.pop(0).removeprefix(_OLD), subject=subject)
+        return cls(old, _hashes(lines, subject), checkpoint)
+
+    def verify(self, key: VerifierKey, old_root: bytes, *, subject: str = "consistency proof") -> Checkpoint:
+        """Check that the checkpoint is ``key``'s and extends the tree of ``old`` entries with ``old_root``.
+
+        Raises:
+            MalformedRecordError, LedgerInconsistentError: it is not, or does not.
+        """
+        head = key.open(self.checkpoint, subject=subject)
+        check_consistency(self.old, head.size, old_root, head.root, self.hashes, subject=subject)
+        return head
+
+
+def _head(data: bytes, subject: str) -> tuple[list[str], bytes]:
+    """The lines before the checkpoint, and the checkpoint. Raises MalformedRecordError."""
+    if len(data) > MAX_PROOF_BYTES:
+        raise MalformedRecordError(f"a proof larger than {MAX_PROOF_BYTES} bytes", subject=subject)
+    head, separator, checkpoint = data.partition(b"\n\n")
+    if not separator:
+        raise MalformedRecordError("a proof without a checkpoint", subject=subject)
+    try:
+        return head.decode("ascii").split("\n"), checkpoint
+    except UnicodeDecodeError as error:
+        raise MalformedRecordError(f"not ascii at byte {error.start}", subject=subject) from error
+
+
+def _hashes(lines: list[str], subject: str) -> tuple[bytes, ...]:
+    if len(lines) > MAX_PROOF_HASHES:
+        raise MalformedRecordError(f"a proof with more than {MAX_PROOF_HASHES} hashes", subject=subject)
+    return tuple(decode_hash(line, subject=subject) for line in lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,63 +3,65 @@
 ::
 
     ledger.json           origin and verifier key
-    checkpoint            the signed tree head; written last, it is what acknowledges an append
+    checkpoint            the signed tree head, written last
+    history               every checkpoint that was signed (see history)
+    cosigned/<size>       the checkpoints that a witness cosigned
     tile/…                hashes and entries (see tiles)
-    ledger.lock           held by whoever appends
+    ledger.lock           held by whoever writes
 
-An append that is interrupted before its checkpoint was never acknowledged: the old checkpoint still stands on
-the old partial tiles, which are removed only after the checkpoint that covers the full ones is on the disk.
+:mod:`~ucaudit.evidence.ledger.writing` says in which order an append writes them. An interrupted append was never
+acknowledged: the old checkpoint still stands on the old partial tiles, which are removed only after the
+checkpoint that covers the full ones is on the disk.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING
 
-from ucaudit.core import strictjson
 from ucaudit.core.errors import (
     LedgerInconsistentError,
-    MalformedKeyError,
-    MalformedRecordError,
     NotFoundError,
     OutputError,
     RefusedError,
-    UnsupportedSchemaError,
 )
-from ucaudit.core.files import is_temporary, make_directory, read_limited, sync_directory, write_bytes
+from ucaudit.core.files import is_temporary, read_limited, write_bytes
 from ucaudit.evidence.keys import Signer
-from ucaudit.evidence.ledger.audit import EntrySink, LedgerSummary, check_extends, check_tree
+from ucaudit.evidence.ledger.cosignature import WitnessKey, witnessed_times
+from ucaudit.evidence.ledger.history import HISTORY_NAME, History
 from ucaudit.evidence.ledger.merkle import (
     EMPTY_ROOT,
     check_inclusion,
     consistency_proof,
-    fold,
     hash_leaf,
     inclusion_proof,
     tree_root,
 )
-from ucaudit.evidence.ledger.note import MAX_NOTE_BYTES, Checkpoint, VerifierKey
-from ucaudit.evidence.ledger.proof import LedgerProof
-from ucaudit.evidence.ledger.tiles import (
-    ENTRIES,
-    MAX_ENTRY_BYTES,
-    TILE_HEIGHT,
-    TILE_WIDTH,
-    Tiles,
-    encode_bundle,
-    tile_path,
+from ucaudit.evidence.ledger.note import (
+    MAX_NOTE_BYTES,
+    Checkpoint,
+    VerifierKey,
+)
+from ucaudit.evidence.ledger.proof import ConsistencyProof, LedgerProof
+from ucaudit.evidence.ledger.settings import SETTINGS_NAME, encode_settings, read_settings
+from ucaudit.evidence.ledger.tiles import MAX_ENTRY_BYTES, TILE_WIDTH, Tiles
+from ucaudit.evidence.ledger.writing import (
+    CHECKPOINT_NAME,
+    COSIGNED_NAME,
+    LOCK_NAME,
+    REPAIR_HINT,
+    checked_edge,
+    cosigned_sizes,
+    locked,
+    make_durable_directory,
+    prune,
+    recover,
+    write_entries,
 )
 
-CHECKPOINT_NAME: Final = "checkpoint"
-SETTINGS_NAME: Final = "ledger.json"
-LOCK_NAME: Final = "ledger.lock"
-_FORMAT: Final = "ucaudit-ledger"
-_VERSION: Final = 1
-_MAX_SETTINGS: Final = 1 << 16
+if TYPE_CHECKING:
+    from ucaudit.evidence.ledger.audit import EntrySink, LedgerSummary
 
 
 class Ledger:
@@ -68,6 +70,7 @@ class Ledger:
     def __init__(self, path: Path, key: VerifierKey) -> None:
         self.path = path
         self.key = key
+        self.history = History(path, key)
 
     @classmethod
     def init(cls, path: Path, origin: str, signer: Signer) -> Ledger:
@@ -85,12 +88,14 @@ class Ledger:
         """
         key = VerifierKey.of(origin, signer.public_key)
         note = key.sign(Checkpoint(origin, 0, EMPTY_ROOT), signer)
-        _make_durable_directory(path)
+        make_durable_directory(path)
         _refuse_used(path)  # before a lock file is left there, and again when nobody else can be at it
         ledger = cls(path, key)
-        with ledger._locked():
+        with locked(path):
             _refuse_used(path)
-            write_bytes(path / SETTINGS_NAME, _settings(key))
+            write_bytes(path / SETTINGS_NAME, encode_settings(key))
+            (path / HISTORY_NAME).unlink(missing_ok=True)  # of a start that was interrupted
+            ledger.history.append(note)
             write_bytes(path / CHECKPOINT_NAME, note)
         return ledger
 
@@ -103,7 +108,7 @@ class Ledger:
             MalformedRecordError, MalformedKeyError, UnsupportedSchemaError: unreadable settings or checkpoint.
             LedgerInconsistentError: the checkpoint is not signed by the ledger's key.
         """
-        ledger = cls(path, _read_settings(path))
+        ledger = cls(path, read_settings(path))
         ledger.head()
         return ledger
 
@@ -127,9 +132,7 @@ class Ledger:
         try:
             return read_limited(self.path / CHECKPOINT_NAME, MAX_NOTE_BYTES)
         except NotFoundError as error:
-            raise NotFoundError(
-                "the ledger has no checkpoint", subject=str(self.path), hint="restore the checkpoint file"
-            ) from error
+            raise NotFoundError("the ledger has no checkpoint", subject=str(self.path), hint=REPAIR_HINT) from error
 
     def head(self) -> Checkpoint:
         """The current checkpoint, its signature checked. Raises as :meth:`open`."""
@@ -153,34 +156,121 @@ class Ledger:
         for bundle in range(-(-tiles.size // TILE_WIDTH)):
             yield from tiles.bundle(bundle)
 
-    def prove(self, index: int) -> bytes:
-        """A self-contained proof that entry ``index`` is in the ledger, against the current checkpoint.
+    def search(self, needle: bytes) -> Iterator[tuple[int, bytes]]:
+        """Index and bytes of every acknowledged entry that contains ``needle``, in order."""
+        tiles = Tiles(self.path, self.head().size)
+        for number in range(-(-tiles.size // TILE_WIDTH)):
+            if tiles.bundle_contains(number, needle):
+                for offset, entry in enumerate(tiles.bundle(number)):
+                    if needle in entry:
+                        yield number * TILE_WIDTH + offset, entry
+
+    def prove(self, index: int, *, note: bytes | None = None) -> bytes:
+        """A self-contained proof that entry ``index`` is in the ledger.
+
+        Args:
+            index: the entry's number.
+            note: the checkpoint to prove it against, one of this ledger's; the current one by default.
 
         Raises:
-            RefusedError: there is no such entry.
+            RefusedError: there is no such entry, or the checkpoint is from before it.
             LedgerInconsistentError: the stored tree does not lead to the signed root.
         """
-        note = self.checkpoint()
-        head = self._open_note(note)
+        current = self.checkpoint()
+        head = self._open_note(current)
         self._check_index(index, head)
+        chosen = current if note is None else note
+        shown = head if note is None else self.own_checkpoint(note, head)
+        if index >= shown.size:
+            raise RefusedError(
+                f"entry {index} is not in the checkpoint of {shown.size} entries", subject=str(self.path)
+            )
         tiles = Tiles(self.path, head.size)
         entry = tiles.bundle(index // TILE_WIDTH)[index % TILE_WIDTH]
-        hashes = inclusion_proof(index, head.size, tiles.hash)
-        check_inclusion(index, head.size, hash_leaf(entry), hashes, head.root, subject=str(self.path))
-        return LedgerProof(index, tuple(hashes), note, entry).to_bytes()
+        hashes = inclusion_proof(index, shown.size, tiles.hash)
+        check_inclusion(index, shown.size, hash_leaf(entry), hashes, shown.root, subject=str(self.path))
+        return LedgerProof(index, tuple(hashes), chosen, entry).to_bytes()
+
+    def prove_cosigned(self, index: int) -> bytes:
+        """As :meth:`prove`, against the smallest kept checkpoint with this entry that any witness cosigned.
+
+        It carries the earliest witnessed time, whoever will trust which witness. Without one, against the current
+        checkpoint.
+        """
+        sizes = [size for size in cosigned_sizes(self.path) if size > index]
+        return self.prove(index, note=self.checkpoint_at(sizes[0]) if sizes else None)
+
+    def prove_witnessed(self, index: int, witnesses: Sequence[WitnessKey]) -> bytes:
+        """As :meth:`prove`, against the kept checkpoint that gives the entry the earliest witnessed time.
+
+        Raises:
+            RefusedError: none of the witnesses has cosigned a checkpoint with this entry yet.
+        """
+        best: tuple[int, bytes] | None = None
+        for size in cosigned_sizes(self.path):
+            if size <= index:
+                continue
+            note = self.checkpoint_at(size)
+            times = witnessed_times(note, self.key, witnesses, subject=f"{self.path}/{COSIGNED_NAME}/{size}")
+            if times and (best is None or times[0].seconds < best[0]):
+                best = (times[0].seconds, note)
+        if best is None:
+            raise RefusedError(
+                f"no given witness has cosigned a checkpoint with entry {index}",
+                subject=str(self.path),
+                hint="have the current checkpoint cosigned, then ucaudit ledger attach",
+            )
+        return self.prove(index, note=best[1])
+
+    def checkpoint_at(self, size: int) -> bytes:
+        """The signed checkpoint of exactly ``size`` entries, with its cosignatures if it has any.
+
+        Raises:
+            RefusedError: none was ever signed.
+        """
+        try:
+            return read_limited(self.path / COSIGNED_NAME / str(size), MAX_NOTE_BYTES)
+        except NotFoundError:
+            note = self.history.find(size)
+        if note is None:
+            raise RefusedError(f"no checkpoint of {size} entries was ever signed", subject=str(self.path))
+        return note
+
+    def root_at(self, size: int) -> bytes:
+        """The root of the tree of the first ``size`` entries, from the stored tiles. Raises RefusedError."""
+        head = self.head()
+        if not 0 <= size <= head.size:
+            raise RefusedError(f"no tree of {size} entries: the ledger has {head.size}", subject=str(self.path))
+        return tree_root(size, Tiles(self.path, head.size).hash)
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """RFC 6962 proof that the tree of ``new`` entries extends that of ``old``. Raises RefusedError."""
         size = self.size
         if not 0 <= old <= new <= size:
-            raise RefusedError(f"no consistency proof from {old} to {new}: the ledger has {size} entries")
+            raise RefusedError(
+                f"no consistency proof from {old} to {new}: the ledger has {size} entries", subject=str(self.path)
+            )
         return consistency_proof(old, new, Tiles(self.path, size).hash)
+
+    def prove_consistency(self, old: int, new: int | None = None) -> bytes:
+        """A self-contained proof that a checkpoint extends the first ``old`` entries: a witness's request.
+
+        Args:
+            old: the size of the earlier tree.
+            new: that of the later checkpoint; the current one by default.
+
+        Raises:
+            RefusedError: there are no such trees or no such checkpoint.
+        """
+        note = self.checkpoint() if new is None else self.checkpoint_at(new)
+        head = self.key.open(note, subject=str(self.path))
+        return ConsistencyProof(old, tuple(self.consistency(old, head.size)), note).to_bytes()
 
     def append(self, entries: Sequence[bytes], signer: Signer) -> list[int]:
         """Add entries and sign a new checkpoint. Safe against other processes that append.
 
-        The stored right edge of the tree is checked against the old checkpoint first, so a damaged ledger is
-        never signed on.
+        What an interrupted append left is put right first, and the stored right edge of the tree is checked
+        against the checkpoint, so a damaged ledger is never signed on.
 
         Returns:
             The index of each entry, all durable when this returns.
@@ -190,6 +280,67 @@ class Ledger:
             LedgerInconsistentError, MalformedRecordError: the ledger is damaged.
             OutputError: it cannot be written; nothing was acknowledged.
         """
+        self._check_append(entries, signer)
+        if not entries:
+            return []
+        with locked(self.path):
+            return self._extend(self.recovered(), entries, signer)
+
+    def append_unless(self, decide: Callable[[], bytes | int], signer: Signer) -> int:
+        """Add the entry that ``decide`` makes, or none if it finds one: asked while nobody else can append.
+
+        Args:
+            decide: returns an entry to add, or the index of the entry that makes it unnecessary.
+            signer: the ledger's key.
+
+        Returns:
+            The index of the entry, new or old. Raises as :meth:`append`, and whatever ``decide`` raises.
+        """
+        self._check_append((), signer)
+        with locked(self.path):
+            head = self.recovered()
+            decided = decide()
+            if isinstance(decided, int):
+                return decided
+            self._check_append((decided,), signer)
+            return self._extend(head, (decided,), signer)[0]
+
+    def verify(
+        self,
+        *,
+        since: bytes | None = None,
+        vkey: str | None = None,
+        witnesses: Sequence[WitnessKey] = (),
+        sink: EntrySink | None = None,
+    ) -> LedgerSummary:
+        """Read everything again, recompute every hash, and compare with every checkpoint that was ever signed.
+
+        Args:
+            since: an earlier checkpoint that the caller kept; the ledger must extend it.
+            vkey: the verifier key that the caller trusts; the ledger's must be the same.
+            witnesses: trusted witnesses, whose cosignatures are checked.
+            sink: receives the entries in order as they are checked; they count once this returns.
+
+        Raises:
+            LedgerInconsistentError: anything contradicts anything.
+            MalformedRecordError, MalformedKeyError, NotFoundError: a file or argument that cannot be read.
+        """
+        from ucaudit.evidence.ledger.audit import audit
+
+        if vkey is not None and VerifierKey.parse(vkey).encode() != self.vkey:
+            raise LedgerInconsistentError(
+                f"the ledger's verifier key is {self.vkey}, expected {vkey}", subject=str(self.path)
+            )
+        return audit(self, since=since, pinned=vkey is not None, witnesses=witnesses, sink=sink)
+
+    def _open_note(self, note: bytes) -> Checkpoint:
+        return self.key.open(note, subject=str(self.path / CHECKPOINT_NAME))
+
+    def _check_index(self, index: int, head: Checkpoint) -> None:
+        if not 0 <= index < head.size:
+            raise RefusedError(f"no entry {index}: the ledger has {head.size}", subject=str(self.path))
+
+    def _check_append(self, entries: Sequence[bytes], signer: Signer) -> None:
         if signer.public_key.spki != self.key.public.spki:
             raise RefusedError(
                 f"this ledger is signed by {self.key.public.key_id[:16]}…, the key given is "
@@ -200,152 +351,36 @@ class Ledger:
         for entry in entries:
             if len(entry) > MAX_ENTRY_BYTES:
                 raise RefusedError(f"an entry of {len(entry)} bytes; at most {MAX_ENTRY_BYTES} fit")
-        if not entries:
-            return []
-        with self._locked():
-            head = self.head()
-            before = Tiles(self.path, head.size)
-            edge = self._checked_edge(before, head)
-            after = Tiles(self.path, head.size + len(entries))
-            self._write_bundles(head.size, [*edge, *entries])
-            self._write_tiles(before, after, [hash_leaf(entry) for entry in entries])
-            root = tree_root(after.size, after.hash)
-            note = self.key.sign(Checkpoint(self.origin, after.size, root), signer)
-            write_bytes(self.path / CHECKPOINT_NAME, note)
-            self._prune(before, after)
+
+    def recovered(self) -> Checkpoint:
+        """The checkpoint after what a crash left was put right. Only for whoever holds the lock."""
+        return recover(self.path, self.head(), self.history)
+
+    def _extend(self, head: Checkpoint, entries: Sequence[bytes], signer: Signer) -> list[int]:
+        """See :mod:`ucaudit.evidence.ledger.writing` for the order."""
+        before = Tiles(self.path, head.size)
+        edge = checked_edge(before, head)
+        after = Tiles(self.path, head.size + len(entries))
+        write_entries(before, after, edge, entries)
+        note = self.key.sign(Checkpoint(self.origin, after.size, tree_root(after.size, after.hash)), signer)
+        self.history.append(note)
+        write_bytes(self.path / CHECKPOINT_NAME, note)
+        prune(before, after)
         return list(range(head.size, after.size))
 
-    def verify(
-        self, *, since: bytes | None = None, vkey: str | None = None, sink: EntrySink | None = None
-    ) -> LedgerSummary:
-        """Read everything again, recompute every hash, and compare with the signed checkpoint.
-
-        Args:
-            since: an earlier checkpoint that the caller kept; the ledger must extend it.
-            vkey: the verifier key that the caller trusts; the ledger's must be the same.
-            sink: receives the entries in order as they are checked; they count once this returns.
-
-        Raises:
-            LedgerInconsistentError: anything contradicts anything.
-            MalformedRecordError, MalformedKeyError: a file or argument that cannot be read.
-        """
-        if vkey is not None and VerifierKey.parse(vkey).encode() != self.vkey:
+    def own_checkpoint(self, note: bytes, head: Checkpoint) -> Checkpoint:
+        """A checkpoint of this very tree, at most as large. Raises LedgerInconsistentError."""
+        checkpoint = self.key.open(note, subject="checkpoint")
+        if (
+            checkpoint.size > head.size
+            or tree_root(checkpoint.size, Tiles(self.path, head.size).hash) != checkpoint.root
+        ):
             raise LedgerInconsistentError(
-                f"the ledger's verifier key is {self.vkey}, expected {vkey}", subject=str(self.path)
+                f"a checkpoint of {checkpoint.size} entries that this ledger of {head.size} does not extend",
+                subject=str(self.path),
+                hint="keep it: it may show that the ledger was rewritten",
             )
-        head = self.head()
-        earlier = self.key.open(since, subject="earlier checkpoint") if since is not None else None
-        tiles = Tiles(self.path, head.size)
-        check_tree(tiles, head.root, sink)
-        if earlier is not None:
-            check_extends(earlier, head, tiles)
-        return LedgerSummary(
-            origin=self.origin,
-            size=head.size,
-            root=head.root,
-            vkey=self.vkey,
-            pinned=vkey is not None,
-            since=earlier.size if earlier is not None else None,
-        )
-
-    def _open_note(self, note: bytes) -> Checkpoint:
-        return self.key.open(note, subject=str(self.path / CHECKPOINT_NAME))
-
-    def _check_index(self, index: int, head: Checkpoint) -> None:
-        if not 0 <= index < head.size:
-            raise RefusedError(f"no entry {index}: the ledger has {head.size}", subject=str(self.path))
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            lock = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise OutputError(f"cannot lock the ledger: {error.strerror}", subject=str(self.path)) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
-
-    def _checked_edge(self, tiles: Tiles, head: Checkpoint) -> list[bytes]:
-        """The entries of the last, partial bundle, once they and the tiles fit the signed root."""
-        if tree_root(head.size, tiles.hash) != head.root:
-            raise LedgerInconsistentError(
-                "the stored tiles do not lead to the checkpoint's root", subject=str(self.path)
-            )
-        last, width = divmod(head.size, TILE_WIDTH)
-        edge = tiles.bundle(last) if width else []
-        if edge and [hash_leaf(entry) for entry in edge] != tiles.tile(0, last):
-            raise LedgerInconsistentError(
-                "stored entries do not have the hashes in their tile",
-                subject=str(self.path / tile_path(ENTRIES, last, width)),
-            )
-        return edge
-
-    def _write_bundles(self, old_size: int, run: Sequence[bytes]) -> None:
-        first = old_size // TILE_WIDTH
-        for number, start in enumerate(range(0, len(run), TILE_WIDTH), first):
-            chunk = run[start : start + TILE_WIDTH]
-            self._write(tile_path(ENTRIES, number, len(chunk)), encode_bundle(chunk))
-
-    def _write_tiles(self, before: Tiles, after: Tiles, hashes: list[bytes]) -> None:
-        """Write every tile that ``hashes``, new at level 0, change; full ones give the level above its news."""
-        level = 0
-        while hashes:
-            first, width = divmod(before.size >> TILE_HEIGHT * level, TILE_WIDTH)
-            run = [*(before.tile(level, first) if width else []), *hashes]
-            hashes = []
-            for number, start in enumerate(range(0, len(run), TILE_WIDTH), first):
-                chunk = run[start : start + TILE_WIDTH]
-                after.put(level, number, chunk)
-                self._write(tile_path(level, number, len(chunk)), b"".join(chunk))
-                if len(chunk) == TILE_WIDTH:
-                    hashes.append(fold(chunk))
-            level += 1
-
-    def _write(self, name: str, data: bytes) -> None:
-        path = self.path / name
-        _make_durable_directory(path.parent)
-        write_bytes(path, data)
-
-    def _prune(self, before: Tiles, after: Tiles) -> None:
-        """Remove the partial files of tiles that are full now (tlog-tiles allows it; readers fall back)."""
-        level = 0
-        while (old := before.size >> TILE_HEIGHT * level) or level == 0:
-            number = old // TILE_WIDTH
-            if after.width(level, number) == TILE_WIDTH:
-                for kind in (level, ENTRIES) if level == 0 else (level,):
-                    _remove_directory(self.path / f"{tile_path(kind, number)}.p")
-            level += 1
-
-
-def _settings(key: VerifierKey) -> bytes:
-    """The content of ``ledger.json``."""
-    members = {"format": _FORMAT, "version": _VERSION, "origin": key.name, "vkey": key.encode()}
-    return strictjson.dumps(members) + b"\n"
-
-
-def _read_settings(path: Path) -> VerifierKey:
-    place = path / SETTINGS_NAME
-    try:
-        data = read_limited(place, _MAX_SETTINGS)
-    except NotFoundError as error:
-        raise NotFoundError("not a ledger", subject=str(path), hint="start one with ucaudit ledger init") from error
-    settings = strictjson.loads(data, subject=str(place))
-    if not isinstance(settings, dict) or settings.get("format") != _FORMAT:
-        raise MalformedRecordError("not a ledger's settings", subject=str(place))
-    if settings.get("version") != _VERSION:
-        raise UnsupportedSchemaError(
-            f"ledger version {str(settings.get('version'))[:40]}, expected {_VERSION}", subject=str(place)
-        )
-    if set(settings) != {"format", "version", "origin", "vkey"} or not isinstance(settings["vkey"], str):
-        raise MalformedRecordError("missing or unknown members", subject=str(place))
-    key = VerifierKey.parse(settings["vkey"], subject=str(place))
-    if settings["origin"] != key.name:
-        raise MalformedKeyError("origin and verifier key have different names", subject=str(place))
-    if data != _settings(key):
-        raise MalformedRecordError("the settings are not in their canonical spelling", subject=str(place))
-    return key
+        return checkpoint
 
 
 def _refuse_used(path: Path) -> None:
@@ -354,28 +389,5 @@ def _refuse_used(path: Path) -> None:
         names = [item.name for item in path.iterdir()]
     except OSError as error:
         raise OutputError(f"cannot read the directory: {error.strerror}", subject=str(path)) from error
-    if any(name not in (LOCK_NAME, SETTINGS_NAME) and not is_temporary(name) for name in names):
+    if any(name not in (LOCK_NAME, SETTINGS_NAME, HISTORY_NAME) and not is_temporary(name) for name in names):
         raise RefusedError("the directory is not empty", subject=str(path), hint="choose another --ledger")
-
-
-def _make_durable_directory(path: Path) -> None:
-    """Create missing directories and make each one's name durable in its parent. Raises OutputError."""
-    missing = [path]
-    while not missing[-1].is_dir() and missing[-1].parent != missing[-1]:
-        missing.append(missing[-1].parent)
-    if len(missing) == 1:
-        return
-    make_directory(path)
-    for directory in missing[1:]:
-        try:
-            sync_directory(directory)
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", subject=str(directory)) from error
-
-
-def _remove_directory(path: Path) -> None:
-    """Best effort: what is left over does no harm."""
-    with suppress(OSError):
-        for item in path.iterdir():
-            item.unlink()
-        path.rmdir()

@@ -52,6 +52,13 @@ def decode_bundle(data: bytes, width: int, *, subject: str) -> list[bytes]:
     return entries
 
 
+def _split_tile(data: bytes, width: int, *, subject: str) -> list[bytes]:
+    """Exactly ``width`` hashes. Raises MalformedRecordError."""
+    if len(data) != width * HASH_BYTES:
+        raise MalformedRecordError(f"{len(data)} bytes, expected {width * HASH_BYTES}", subject=subject)
+    return [data[i : i + HASH_BYTES] for i in range(0, len(data), HASH_BYTES)]
+
+
 class Tiles:
     """The stored hashes and entries of a tree of ``size`` entries. Tiles are read once and kept."""
 
@@ -68,6 +75,20 @@ class Tiles:
         """Remember a tile that is being written."""
         self._tiles[level, index] = hashes
 
+    @staticmethod
+    def partial(root: Path, kind: int | str, index: int, width: int) -> list[bytes]:
+        """The hashes or entries of one partial file, whatever the size of the tree.
+
+        Raises:
+            NotFoundError: there is no such file.
+            MalformedRecordError: it does not hold ``width`` of them.
+        """
+        name = tile_path(kind, index, width)
+        subject = str(root / name)
+        if kind == ENTRIES:
+            return decode_bundle(read_limited(root / name, _MAX_BUNDLE_BYTES), width, subject=subject)
+        return _split_tile(read_limited(root / name, TILE_WIDTH * HASH_BYTES), width, subject=subject)
+
     def tile(self, level: int, index: int) -> list[bytes]:
         """The hashes of a tile, as stored.
 
@@ -77,11 +98,7 @@ class Tiles:
         """
         if (level, index) not in self._tiles:
             data, width, name = self._read(level, index, TILE_WIDTH * HASH_BYTES)
-            if len(data) != width * HASH_BYTES:
-                raise MalformedRecordError(
-                    f"{len(data)} bytes, expected {width * HASH_BYTES}", subject=str(self.root / name)
-                )
-            hashes = [data[i : i + HASH_BYTES] for i in range(0, len(data), HASH_BYTES)]
+            hashes = _split_tile(data, width, subject=str(self.root / name))
             self._tiles[level, index] = hashes[: self.width(level, index)]
         return self._tiles[level, index]
 
@@ -89,6 +106,10 @@ class Tiles:
         """The entries of a bundle, as stored. Raises as :meth:`tile`."""
         data, width, name = self._read(ENTRIES, index, _MAX_BUNDLE_BYTES)
         return decode_bundle(data, width, subject=str(self.root / name))[: self.width(0, index)]
+
+    def bundle_contains(self, index: int, needle: bytes) -> bool:
+        """Whether a bundle's file contains some bytes: spares parsing most of a large log."""
+        return needle in self._read(ENTRIES, index, _MAX_BUNDLE_BYTES)[0]
 
     def hash(self, level: int, index: int) -> bytes:
         """The hash of a complete subtree: a :data:`~ucaudit.evidence.ledger.merkle.HashReader`."""

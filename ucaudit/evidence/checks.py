@@ -1,0 +1,106 @@
+"""The check list: what was compared with what, at which level, and with which outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ucaudit.core.errors import VerificationError
+from ucaudit.core.records import Attestation
+from ucaudit.evidence.times import TrustedTime, TrustedTimes
+from ucaudit.evidence.trust import TrustedKey
+
+Status = Literal["pass", "fail", "warn", "not-checked"]
+Level = Literal["recorded", "re-derivable", "re-measured"]
+"""How far a check reaches. ``recorded``: who said it, and that it is unchanged; the content is the signer's word.
+``re-derivable``: computed again here from the bundle's own files. ``re-measured``: computed again here from the
+pack or the models themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was compared with one other thing."""
+
+    slug: str
+    status: Status
+    what: str
+    detail: str
+    error: VerificationError | None = None
+    level: Level = "recorded"
+
+    def as_json(self) -> dict[str, Any]:
+        """The check as ``--json`` prints it."""
+        return {
+            "slug": self.slug,
+            "status": self.status,
+            "what": self.what,
+            "detail": self.detail,
+            "level": self.level,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsed:
+    """An endorsement that counts: its signature, key, role and binding all held."""
+
+    digest: str
+    """SHA-256 of the endorsement's envelope, hex."""
+    entry: TrustedKey
+    printed_name: str
+    role: str
+    meaning: str
+    created: str
+    """The endorser's own word."""
+    seen: TrustedTime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The endorsement as ``--json`` prints it."""
+        return {
+            "digest": self.digest,
+            "printedName": self.printed_name,
+            "role": self.role,
+            "meaning": self.meaning,
+            "created": self.created,
+            "seenBy": str(self.seen) if self.seen else None,
+            "principal": self.entry.principal,
+            "keyId": self.entry.key.key_id,
+        }
+
+
+@dataclass
+class Verification:
+    """What came out: every check, and the record they are about."""
+
+    checks: list[Check] = field(default_factory=list)
+    record: Attestation | None = None
+    envelope_digest: str = ""
+    signers: tuple[TrustedKey, ...] = ()
+    """The keys that made the record and count."""
+    endorsements: list[Endorsed] = field(default_factory=list)
+    times: TrustedTimes = field(default_factory=TrustedTimes)
+
+    def add(
+        self, slug: str, what: str, problem: VerificationError | None, fine: str, *, level: Level = "recorded"
+    ) -> bool:
+        """Record a check; True if it passed."""
+        status: Status = "fail" if problem else "pass"
+        self.checks.append(Check(slug, status, what, str(problem) if problem else fine, problem, level))
+        return problem is None
+
+    def remark(self, slug: str, status: Status, what: str, detail: str, *, level: Level = "recorded") -> None:
+        """Record something that is neither passed nor failed."""
+        self.checks.append(Check(slug, status, what, detail, level=level))
+
+    def found_by(self, slug: str) -> bool:
+        """Whether a check of this name failed."""
+        return any(check.slug == slug for check in self.failures)
+
+    @property
+    def failures(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.status == "fail"]
+
+    @property
+    def authentic(self) -> bool:
+        """Whether nothing failed. It says nothing of the determination inside."""
+        return not self.failures

@@ -1,0 +1,189 @@
+"""What a bundle holds, against what its record says: forms, digests, subjects, and every figure derived again.
+
+None of this needs a key, so a countersigner can ask it of a bundle before anybody is trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from ucaudit.core.digest import sha256_file
+from ucaudit.core.errors import CorpusError, DigestMismatchError, VerificationError
+from ucaudit.core.records import Attestation, Statement
+from ucaudit.core.windows import draw
+from ucaudit.evidence import bundle as names
+from ucaudit.evidence.bundle import OpenBundle, cited, closing_differences
+from ucaudit.evidence.checks import Verification
+from ucaudit.evidence.claims import compute_results, determine, differences, judge_all
+
+_MAX_DRAW: Final = 1_000_000
+"""A second of hashing; a text of a gigabyte has fewer windows of 1,024 tokens."""
+
+
+def check_contents(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
+    """Forms, artefacts, subjects and figures, in this order."""
+    _other_forms(bundle, result)
+    _artefacts(bundle, statement, record, result)
+    _rederive(bundle, record, result)
+
+
+def check_closing(
+    bundle: OpenBundle,
+    closing: Statement,
+    files: int,
+    digest: str,
+    result: Verification,
+    *,
+    wrong_hints: Sequence[str] = (),
+) -> None:
+    """Every file of the bundle against the closing statement.
+
+    Args:
+        bundle: opened.
+        closing: the closing statement.
+        files: how many files it says there are.
+        digest: the attestation envelope that it says it closes.
+        result: gets the check.
+        wrong_hints: key hints of its envelope that are not the signer's. Elsewhere they are remarked only; this
+            envelope is bound by nothing else, so somebody changed it.
+    """
+    found = closing_differences(closing, bundle.digests())
+    if files != len(closing.subjects):
+        found.append(f"it says {files} files and lists {len(closing.subjects)}")
+    if digest != bundle.attestation.digest:
+        found.append("the closing statement is another attestation's")
+    found += [f"{names.CLOSING}: its key hint {hint[:64]} is not the signer's" for hint in wrong_hints]
+    problem = None
+    if found:
+        hint = "files of the bundle were changed, added or removed"
+        problem = DigestMismatchError("; ".join(found), hint=hint)
+    what = "every file against the closing statement"
+    result.add("closing", what, problem, f"{len(closing.subjects)} files agree")
+
+
+def _other_forms(bundle: OpenBundle, result: Verification) -> None:
+    """The Sigstore form must hold the same payload and signature, the chain's first line the same bytes."""
+    attestation = bundle.attestation
+    wrong = f"does not hold the signed record of {names.ATTESTATION}"
+    if (sigstore := bundle.envelope(names.SIGSTORE)) is not None:
+        made = {item.signature for item in attestation.signatures}
+        same = (
+            sigstore.payload == attestation.payload
+            and sigstore.payload_type == attestation.payload_type
+            and {item.signature for item in sigstore.signatures} <= made
+        )
+        problem = None if same else DigestMismatchError(wrong, subject=names.SIGSTORE)
+        what = f"{names.SIGSTORE} against {names.ATTESTATION}"
+        result.add("same-record", what, problem, "same payload, same signature")
+    if chain := bundle.chain():
+        problem = None if chain[0].raw == attestation.raw else DigestMismatchError(wrong, subject=names.CHAIN)
+        result.add("same-record", f"{names.CHAIN} against {names.ATTESTATION}", problem, "first line is the record")
+
+
+def _artefacts(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
+    values = [item.name for item in record.measurement.value_files]
+    if sorted(values) != sorted(names.VALUE_FILES):
+        # A file that the record does not bind could be exchanged, and every figure with it.
+        unbound = DigestMismatchError(
+            f"the record cites {', '.join(values) or 'none'}; expected each of {', '.join(names.VALUE_FILES)} once",
+            subject=names.ATTESTATION,
+        )
+        result.add("artefact", "per-token files that the record binds", unbound, "")
+    for name, expected in cited(record).items():
+        what = f"{name} against the signed digest"
+        if not bundle.has(name):
+            result.add(
+                "artefact", what, DigestMismatchError("the record cites it, the bundle lacks it", subject=name), ""
+            )
+            continue
+        found = sha256_file(bundle.path / name)
+        problem = (
+            None
+            if found == expected
+            else DigestMismatchError(
+                f"expected sha-256 {expected[:16]}…, found {found[:16]}…",
+                subject=name,
+                hint="the file was changed after the record was signed",
+            )
+        )
+        result.add("artefact", what, problem, f"sha-256 {expected[:16]}…")
+    for name in (names.PACK_MANIFEST, names.STATE):
+        if statement.digest_of(name) != cited(record)[name]:
+            problem = DigestMismatchError("the statement's subject and its predicate disagree", subject=name)
+            result.add("subjects", f"subject {name} against the predicate", problem, "")
+    if not result.failures:
+        manifest = bundle.pack_manifest().by_path()
+        listed = {
+            item.name.removeprefix("pack/"): item.sha256 for item in statement.subjects if item.name[:5] == "pack/"
+        }
+        wrong = sorted(name for name, digest in listed.items() if manifest.get(name) != digest)
+        problem = DigestMismatchError(f"subject {wrong[0]} is not in {names.PACK_MANIFEST}") if wrong else None
+        result.add("subjects", "statement subjects against pack.SHA256SUMS", problem, f"{len(listed)} files agree")
+
+
+def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> None:
+    """Every figure and verdict again, from the per-token files."""
+    if result.found_by("artefact"):
+        result.remark("figures", "not-checked", "figures re-derived", "the per-token files are not the signed ones")
+        return
+    from ucaudit.core.tokenvalues import load
+
+    values = load(bundle.path)
+    again = compute_results(values, confidence=record.results.ratio.confidence, seed=record.results.bootstrap_seed)
+    changed = differences(record.results, again)
+    problem = (
+        VerificationError(
+            f"{changed[0]}", subject="results", hint="the signed figures do not follow from the signed values"
+        )
+        if changed
+        else None
+    )
+    what = "signed figures against the per-token files"
+    fine = f"{len(values.windows)} windows re-derived to 12 digits"
+    result.add("figures", what, problem, fine, level="re-derivable")
+    if len(values.windows) != record.measurement.n:
+        short = VerificationError(f"n is {record.measurement.n}, the files hold {len(values.windows)}", subject="n")
+        result.add("sample-size", "n against the per-token files", short, "", level="re-derivable")
+    _draw(record, values.windows, result)
+    claims = judge_all(record, again, values)
+    wrong = [
+        f"{old.id}: signed {old.verdict}, re-derived {new.verdict}"
+        for old, new in zip(record.claims, claims, strict=True)
+        if old.verdict != new.verdict or not math.isclose(old.observed, new.observed, rel_tol=1e-12)
+    ]
+    problem = VerificationError(wrong[0], subject="claims") if wrong else None
+    what = "signed verdicts against re-derived ones"
+    result.add("claims", what, problem, f"{len(claims)} claims agree", level="re-derivable")
+    expected = determine(claims, record.exceptions, record.created)
+    problem = (
+        None
+        if expected == record.determination
+        else VerificationError(
+            f"signed {record.determination}, its claims give {expected}", subject="determination"
+        )
+    )
+    what = "determination against the claims"
+    result.add("determination", what, problem, record.determination, level="re-derivable")
+
+
+def _draw(record: Attestation, windows: Sequence[int], result: Verification) -> None:
+    """The windows that were scored must be those that seed and text give, or the seed would mean nothing."""
+    measured = record.measurement
+    available, seed = measured.corpus.windows_available, measured.seed
+    what = "the windows against the draw by seed and text"
+    if available > _MAX_DRAW:
+        result.remark("draw", "not-checked", what, f"{available} windows to draw from, at most {_MAX_DRAW} here")
+        return
+    problem: VerificationError | None = None
+    try:
+        other = sorted(set(windows) ^ set(draw(available, measured.n, seed, measured.corpus.sha256)))
+    except CorpusError as error:
+        problem = VerificationError(error.message, subject="windows")
+    else:
+        if other:
+            wrong = "scored and not drawn" if other[0] in windows else "drawn and not scored"
+            problem = VerificationError(f"window {other[0]} was {wrong} by seed {seed}", subject="windows")
+    fine = f"{len(windows)} of {available}, drawn by seed {seed}"
+    result.add("draw", what, problem, fine, level="re-derivable")
