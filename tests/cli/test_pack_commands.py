@@ -103,6 +103,12 @@ def test_inspect_needs_none_of_the_heavy_packages(pack, tmp_path):
         [sys.executable, "-c", script, "reconstruct", pack], capture_output=True, text=True, check=False
     )
     assert done.returncode == 4 and "pip install 'ucaudit[measure]'" in done.stderr
+    # What `verify --full` and `gate --full` import first.
+    asked = "from ucaudit.core.errors import MissingExtraError\ntry:\n    import ucaudit.packs.state\n"
+    asked += "except MissingExtraError as error:\n    print(error.exit_code, error.hint)\n"
+    blocked = script.partition("from ucaudit")[0] + asked
+    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("4 pip install 'ucaudit[measure]'"), done
 
 
 def test_reconstruct_prints_the_published_digest(pack, run, tmp_path):

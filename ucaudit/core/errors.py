@@ -195,5 +195,10 @@ def missing_extra(extra: str, module: str) -> MissingExtraError:
     """The error for an absent optional dependency, with the line that installs it."""
     return MissingExtraError(
         f"this needs the {extra} extra ({module} is not installed)",
-        hint=f"pip install 'ucaudit[{extra}]'",
+        hint=install_hint(extra),
     )
+
+
+def install_hint(extra: str) -> str:
+    """The line that installs an extra; ucaudit is on no public index, so it says where from."""
+    return f"pip install 'ucaudit[{extra}]' with --find-links WHEELS, or '.[{extra}]' in a clone"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from ucaudit.core.errors import MalformedRecordError
 from ucaudit.core.records import (
     Attestation,
     Claim,
@@ -46,6 +47,15 @@ _TEXTS: Final = {
     "bitsPerWeight": "The compressed tensors take at most {threshold:g} bits a weight on disk.",
     "driftedTensors": "Every reconstructed tensor equals the state that the pack publishes.",
 }
+
+COMPARATORS: Final = {
+    "pplRatio": "<=",
+    "meanKl": "<=",
+    "top1Agreement": ">=",
+    "bitsPerWeight": "<=",
+    "driftedTensors": "==",
+}
+"""Metric → the only comparator that it is judged by."""
 
 
 def window_differences(values: TokenValues) -> list[float]:
@@ -118,9 +128,13 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
         record: for what no per-token value says: bits a weight, drifted tensors, the numerical tolerance.
         results: of ``values`` at the same confidence.
         values: for the windows' own figures.
+
+    Raises:
+        MalformedRecordError: a metric this release does not know, or a threshold that no figure can have.
     """
     interval: Interval | None = None
     threshold = planned.threshold
+    _require_judgeable(planned)
     if planned.metric == "pplRatio":
         judgement = judge_at_most(
             ratio_sample(values),
@@ -161,6 +175,24 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
         reason=judgement.reason,
         deciding_n=judgement.deciding_n,
     )
+
+
+def _require_judgeable(planned: PlannedClaim) -> None:
+    """A signed record can name anything. Raises MalformedRecordError."""
+    if planned.metric not in COMPARATORS:
+        raise MalformedRecordError(
+            f"metric {planned.metric[:80]!r} is not known to this release, known are {', '.join(COMPARATORS)}",
+            subject=f"claim {planned.id}",
+        )
+    expected = COMPARATORS[planned.metric]
+    if planned.comparator != expected:
+        raise MalformedRecordError(
+            f"{planned.metric} is judged by {expected}, found {planned.comparator}", subject=f"claim {planned.id}"
+        )
+    if planned.threshold < 0.0 or (planned.threshold == 0.0 and expected != "=="):
+        raise MalformedRecordError(
+            f"a threshold above 0 is expected, found {planned.threshold:g}", subject=f"claim {planned.id}"
+        )
 
 
 def judge_all(record: Attestation, results: Results, values: TokenValues) -> tuple[Claim, ...]:

@@ -19,10 +19,12 @@ from ucaudit.core.errors import ModelError, StateDriftError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Calibration
 from ucaudit.evidence.bundle import staged
+from ucaudit.lab.compress_blocks import fixed_blocks
 from ucaudit.lab.compress_calibration import LayerRunner, draw_sequences, find_layers
 from ucaudit.lab.compress_tensors import METHOD, METHOD_WITHOUT_TEXT, TensorSettings, encode_weights
 from ucaudit.lab.corpus import load_corpus
 from ucaudit.lab.measure_plan import multiply_adds_per_second
+from ucaudit.lab.measure_settings import device_class
 from ucaudit.models.runtime import load_model, load_tokenizer
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.codecs.tensors import raw_bytes
@@ -113,24 +115,25 @@ def compress(
     with torch.no_grad(), staged(out) as stage:
         model = load_model(source, dtype=torch.float32, device="cpu")
         prefix, layers = find_layers(model)
-        runner, record = _calibrate(model, source, settings, calibration)
         writer = PackWriter(stage)
         written: set[str] = set()
-        progress.start(len(layers), "layers", "compressing")
-        for index, layer in enumerate(layers):
-            mine = f"{prefix}.{index}."
-            encoded = _compress_layer(layer, index, mine, source, runner, settings.tensors)
-            done = {tensor.name for tensor in encoded}
-            raw = {
-                spec.name: _raw(source, spec.name)
-                for spec in source.specs
-                if spec.name.startswith(mine) and spec.name not in done
-            }
-            if done or raw:
-                writer.write_tensors(f"layer-{index:05d}.safetensors", encoded=encoded, raw=raw)
-            written |= done | raw.keys()
-            progress.advance()
-        progress.finish()
+        with fixed_blocks():
+            runner, record = _calibrate(model, source, settings, calibration)
+            progress.start(len(layers), "layers", "compressing")
+            for index, layer in enumerate(layers):
+                mine = f"{prefix}.{index}."
+                encoded = _compress_layer(layer, index, mine, source, runner, settings.tensors)
+                done = {tensor.name for tensor in encoded}
+                raw = {
+                    spec.name: _raw(source, spec.name)
+                    for spec in source.specs
+                    if spec.name.startswith(mine) and spec.name not in done
+                }
+                if done or raw:
+                    writer.write_tensors(f"layer-{index:05d}.safetensors", encoded=encoded, raw=raw)
+                written |= done | raw.keys()
+                progress.advance()
+            progress.finish()
         rest = {spec.name: _raw(source, spec.name) for spec in source.specs if spec.name not in written}
         if rest:
             writer.write_tensors(OTHER_FILE, encoded=[], raw=rest)
@@ -272,6 +275,9 @@ def _describe(
             "klWeight": 0.0,
             "seed": settings.seed,
             "method": METHOD if calibration else METHOD_WITHOUT_TEXT,
+            # What the bits still depend on: the encoder's sums are those of this kind of processor and this torch.
+            "deviceClass": device_class("cpu"),
+            "torch": torch.__version__,
         },
         source=Source(
             name=source.pack.name,

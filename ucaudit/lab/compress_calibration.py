@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from ucaudit.core.errors import CorpusError, ModelError
+from ucaudit.core.errors import CorpusError, ModelError
 from ucaudit.core.windows import draw
+from ucaudit.lab.compress_blocks import blocked_linears, each, spans
 from ucaudit.lab.corpus import Corpus, bos_token, tokenise
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ Replace = Callable[[list[str], torch.Tensor], None]
 
 MINIMUM_SEQUENCES: Final = 4
 _ROWS: Final = 4096
+_COLUMNS: Final = 256
 _ARITY: Final = 2
 
 
@@ -122,7 +125,7 @@ class LayerRunner:
         """
         layer = self._layers[index]
         args, kwargs = self._calls[index]
-        with torch.no_grad():
+        with torch.no_grad(), blocked_linears(layer):
             groups = self._groups(layer, wanted, args, kwargs)
             group_of = {name: group for group in groups for name in group}
             done: set[str] = set()
@@ -204,12 +207,16 @@ class LayerRunner:
 
 
 def second_moment(inputs: torch.Tensor) -> torch.Tensor:
-    """Mean of xxᵀ over all positions, float32 [columns, columns], summed in pieces."""
+    """Mean of xxᵀ over all positions, float32 [columns, columns], summed in pieces and by blocks of columns."""
     rows = inputs.reshape(-1, inputs.shape[-1]).float()
     total = torch.zeros((rows.shape[1], rows.shape[1]), dtype=torch.float32)
-    for begin in range(0, len(rows), _ROWS):
-        piece = rows[begin : begin + _ROWS]
-        total.addmm_(piece.T, piece)
+
+    def part(columns: slice) -> None:
+        for positions in spans(len(rows), _ROWS):
+            piece = rows[positions]
+            total[columns].addmm_(piece[:, columns].T, piece)
+
+    each(part, spans(rows.shape[1], _COLUMNS))
     return total.div_(len(rows))
 
 

@@ -3,7 +3,8 @@
 The error that is kept small is the one the layer's outputs see: tr((W − Q) H (W − Q)ᵀ), where H is the second
 moment of the layer's inputs on the calibration text. Rounding goes column by column and spreads each column's
 error over the columns still to come (GPTQ, Frantar et al. 2023, arXiv:2210.17323, after Hassibi & Stork 1993),
-most active columns first. Everything is deterministic for a given machine, thread count and torch version.
+most active columns first. Everything is deterministic for a given kind of processor and torch version, at any
+number of threads (compress_blocks).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 import torch
 
 from ucaudit.core.errors import ModelError
+from ucaudit.lab.compress_blocks import each, spans
 from ucaudit.packs.codecs.tensors import one_thread
 
 DAMPING: Final = 0.01
@@ -168,11 +170,12 @@ def fit_scales(weight: torch.Tensor, importance: torch.Tensor, grid: Grid, group
     pad = -columns % group
     step = max(1, _CHUNK // (columns + pad))
     weights = torch.nn.functional.pad(importance, (0, pad)).view(1, -1, group)
-    pieces = []
-    for begin in range(0, rows, step):
-        blocks = torch.nn.functional.pad(weight[begin : begin + step], (0, pad))
-        pieces.append(_fit_blocks(blocks.view(len(blocks), -1, group), weights, grid))
-    return torch.cat(pieces)
+
+    def part(span: slice) -> torch.Tensor:
+        blocks = torch.nn.functional.pad(weight[span], (0, pad))
+        return _fit_blocks(blocks.view(len(blocks), -1, group), weights, grid)
+
+    return torch.cat(each(part, spans(rows, step)))
 
 
 def _fit_blocks(blocks: torch.Tensor, weights: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -213,8 +216,12 @@ def round_with_feedback(
     Returns:
         uint8 [rows, columns].
     """
+
+    def part(span: slice) -> torch.Tensor:
+        return _feed_back(target[span], scales[span], grid, group, metric)
+
     with one_thread():  # thousands of small steps: threads would only wait for each other
-        return _feed_back(target, scales, grid, group, metric)
+        return torch.cat(each(part, spans(len(target))))
 
 
 def _feed_back(target: torch.Tensor, scales: torch.Tensor, grid: Grid, group: int, metric: Metric) -> torch.Tensor:

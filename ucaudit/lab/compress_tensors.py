@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from ucaudit.core.errors import ModelError
+from ucaudit.lab.compress_blocks import each
 from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
     Grid,
@@ -73,10 +74,12 @@ def encode_weights(
     plain = _round(weights, stack, grid, metric, settings, feedback=feedback)
     if not settings.rank:
         return plain
-    first = [
-        replace(tensor, overlay=fit_overlay(weight - tensor.decode().float(), metric.moment, settings.rank))
-        for tensor, weight in zip(plain, weights.values(), strict=True)
-    ]
+
+    def with_overlay(pair: tuple[EncodedTensor, torch.Tensor]) -> EncodedTensor:
+        tensor, weight = pair
+        return replace(tensor, overlay=fit_overlay(weight - tensor.decode().float(), metric.moment, settings.rank))
+
+    first = each(with_overlay, zip(plain, weights.values(), strict=True))
     left = stack - torch.cat([tensor.overlay.decode() for tensor in first if tensor.overlay is not None])
     again = [
         replace(tensor, overlay=before.overlay)

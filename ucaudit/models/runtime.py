@@ -189,7 +189,14 @@ def load_tokenizer(source: TensorSource) -> PreTrainedTokenizerBase:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        except Exception as error:  # tokenizers raises plain Exception for a bad merge or pattern
+            config_file = Path(folder) / "tokenizer_config.json"
+            if config_file.exists() and b'"auto_map"' in config_file.read_bytes():
+                raise ModelError(
+                    "the tokenizer needs code of its own (auto_map), and nothing from a pack is ever run",
+                    subject="tokenizer_config.json",
+                    hint="a tokenizer.json that transformers reads by itself is needed, in pack and reference",
+                ) from error
             raise ModelError(f"not a usable tokenizer: {one_line(error)}", subject="tokenizer.json") from error
     return tokenizer
 

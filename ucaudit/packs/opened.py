@@ -147,7 +147,7 @@ class OpenedPack:
         Raises:
             InputError: a file changed while it was hashed.
         """
-        workers = max(1, threads if threads is not None else min(8, len(os.sched_getaffinity(0))))
+        workers = max(1, threads if threads is not None else min(8, usable_cores()))
         lock = threading.Lock()
 
         def report(count: int) -> None:
@@ -181,6 +181,12 @@ class OpenedPack:
             return self._by_path[path]
         except KeyError as error:
             raise NotFoundError("no such file in the pack", subject=f"{self.name}/{path[:200]}") from error
+
+
+def usable_cores() -> int:
+    """The cores this process may use; all of them where the system does not say (macOS)."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def open_pack(path: Path, *, excludes: Sequence[str] = ()) -> OpenedPack:

@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Final, TypeVar
 
-import torch
-
 from ucaudit.core.digest import StateEntry, StateManifest
-from ucaudit.core.errors import MalformedPackError, ModelError, StateDriftError
+from ucaudit.core.errors import MalformedPackError, ModelError, StateDriftError, missing_extra
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.tensorfile import DTYPE_SIZES
 from ucaudit.packs.codecs.base import TensorSource, TensorSpec
-from ucaudit.packs.codecs.tensors import TORCH_DTYPES, assemble, one_thread
+
+try:
+    import torch
+
+    from ucaudit.packs.codecs.tensors import TORCH_DTYPES, assemble, one_thread
+except ImportError as error:  # a light install may ask for `verify --full`
+    raise missing_extra("measure", error.name or "torch") from error
 
 T = TypeVar("T")
 Sink = Callable[[TensorSpec, bytes | memoryview], None]

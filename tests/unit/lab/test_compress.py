@@ -16,6 +16,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from ucaudit.core.errors import CorpusError, ModelError, RefusedError
 from ucaudit.lab.compress import Settings, compress, estimate
+from ucaudit.lab.compress_blocks import each, fixed_blocks, spans
 from ucaudit.lab.compress_calibration import LayerRunner, draw_sequences, find_layers, second_moment
 from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.lab.corpus import load_corpus
@@ -108,6 +109,43 @@ def test_same_inputs_same_bytes(model, text, pack, tmp_path):
         assert (tmp_path / "pack" / file).read_bytes() == (pack / file).read_bytes(), file
     encode(model, tmp_path / "other", text, replace(SETTINGS, seed=7))
     assert (tmp_path / "other" / "STATE").read_bytes() != (pack / "STATE").read_bytes()
+
+
+def test_threads_change_neither_bytes_nor_how_products_are_cut(model, text, pack, tmp_path, monkeypatch):
+    """The cut is what moves bits; whether it does shows on some processors only, so it is looked at itself."""
+    linear, before = torch.nn.functional.linear, torch.get_num_threads()
+    seen = []
+
+    def spy(inputs, weight, bias=None):
+        seen.append((torch.get_num_threads(), tuple(inputs.shape), tuple(weight.shape)))
+        return linear(inputs, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    cuts = {}
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            encode(model, tmp_path / str(threads) / "pack", text)
+            cuts[threads] = sorted(seen)
+            seen.clear()
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert cuts[1] == cuts[2] == cuts[4]
+    assert {threads for threads, _, _ in cuts[4]} == {1}
+    assert max(shape[0] for _, shape, _ in cuts[4]) <= 1024
+    for file in sorted(path.name for path in pack.iterdir()):
+        expected = (pack / file).read_bytes()
+        for threads in (1, 2, 4):
+            assert (tmp_path / str(threads) / "pack" / file).read_bytes() == expected, (file, threads)
+
+
+def test_blocks_keep_their_order_and_cover_everything():
+    assert [(span.start, span.stop) for span in spans(2500)] == [(0, 1024), (1024, 2048), (2048, 2500)]
+    assert spans(0) == []
+    with fixed_blocks():
+        assert torch.get_num_threads() == 1
+        assert each(lambda item: (item, torch.is_grad_enabled()), range(50)) == [(i, False) for i in range(50)]
 
 
 def test_the_text_makes_the_model_better(model, text, pack, tmp_path):

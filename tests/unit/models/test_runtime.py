@@ -153,6 +153,34 @@ def test_a_tokenizer_that_is_missing_or_broken(model):
         load_tokenizer(source)
 
 
+@pytest.mark.parametrize("part", ["merge", "pattern"])
+def test_a_tokenizer_that_the_library_chokes_on(model, part):
+    """The library raises bare Exception here."""
+    document = json.loads((model / "tokenizer.json").read_text())
+    if part == "merge":
+        document["model"]["merges"].append(["no such token", "q"])
+    else:
+        document["pre_tokenizer"] = {
+            "type": "Split",
+            "pattern": {"Regex": "(a"},
+            "behavior": "Isolated",
+            "invert": False,
+        }
+    (model / "tokenizer.json").write_text(json.dumps(document))
+    with open_source(model) as source, pytest.raises(ModelError, match="not a usable tokenizer: "):
+        load_tokenizer(source)
+
+
+def test_a_tokenizer_that_is_nothing_but_code(model):
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config |= {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}, "tokenizer_class": "EvilTokenizer"}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    (model / "tokenizer.json").rename(model / "vocab.json")
+    with open_source(model) as source, pytest.raises(ModelError, match="code of its own") as caught:
+        load_tokenizer(source)
+    assert caught.value.hint and "trust_remote_code" not in str(caught.value)
+
+
 def test_a_tokenizer_cannot_bring_code(model):
     make_tokenizer(model)
     config = json.loads((model / "tokenizer_config.json").read_text())

@@ -247,3 +247,9 @@ def test_reading_has_a_limit_and_json_is_strict(tmp_path):
         pack.read("big.json", limit=10)
     with pytest.raises(MalformedPackError, match="duplicate"):
         pack.read_json("twice.json")
+
+
+def test_a_system_that_does_not_say_which_cores_are_usable(tmp_path, monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity")
+    (tmp_path / "a.json").write_bytes(b"{}")
+    assert len(open_pack(tmp_path).file_manifest().entries) == 1

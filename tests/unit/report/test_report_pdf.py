@@ -118,7 +118,8 @@ def test_missing_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     _without(monkeypatch, module, ImportError(module))
     with pytest.raises(MissingExtraError) as caught:
         require_weasyprint()
-    assert (caught.value.code, caught.value.hint) == ("missing-extra", "pip install 'ucaudit[report]'")
+    assert caught.value.code == "missing-extra"
+    assert caught.value.hint.startswith("pip install 'ucaudit[report]'")
 
 
 def test_missing_pango(monkeypatch: pytest.MonkeyPatch, make_view: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated, Final
 # start-up time. Read once, when the first model is made.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 PREDICATE_PREFIX: Final = "urn:ucaudit:predicate:"
 
@@ -31,10 +32,24 @@ class Record(BaseModel):
     )
 
 
+def parse_time(text: str) -> datetime:
+    """A record's time as an aware datetime; a 31 February raises ValueError."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _on_the_calendar(text: str) -> str:
+    try:
+        parse_time(text)
+    except ValueError as error:
+        raise PydanticCustomError("calendar", "not a day and time of the calendar") from error
+    return text
+
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(description="SHA-256, lower-case hex")]
 Timestamp = Annotated[
     str,
     StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"),
+    AfterValidator(_on_the_calendar),
     Field(description="RFC 3339, UTC, whole seconds"),
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
@@ -46,11 +61,6 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 def now() -> str:
     """This moment in the record's form."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_time(text: str) -> datetime:
-    """A record's time as an aware datetime; a 31 February raises ValueError."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 class Tool(Record):
