@@ -16,12 +16,13 @@ from ucaudit.cli.common import (
     output_options,
     overlap_options,
     prepare_compute,
+    table,
 )
 from ucaudit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, RefusedError
 
 if TYPE_CHECKING:
     from ucaudit.evidence.bundle import OpenBundle
-    from ucaudit.lab.attest import Outcome
+    from ucaudit.lab.signed import Outcome
 
 _EXITS = {
     "pass": EXIT_PASS,
@@ -86,7 +87,7 @@ def attest(
     if profiles:
         _report_preflight(profiles)
     device = prepare_compute(device, threads)
-    from ucaudit.lab.attest import Request, preflight
+    from ucaudit.lab.attest import Request
     from ucaudit.lab.attest import attest as run
 
     request = Request(
@@ -108,18 +109,24 @@ def attest(
     )
     if dry_run:
         from ucaudit.lab.estimate import estimate
+        from ucaudit.lab.preflight import preflight
 
-        preflight(request)
-        figures = estimate(request)
-        out.result({"dryRun": True, **figures}, "\n".join(f"{name:16}{value}" for name, value in figures.items()))
+        figures = estimate(preflight(request), device)
+        out.result({"dryRun": True, **figures}, table([(name, f"{value}") for name, value in figures.items()]))
         return EXIT_PASS
     outcome = run(request, progress=out.progress)
-    code = _EXITS[outcome.record.determination]
+    code = _exit_code(outcome)
     out.result(_document(outcome, code), _text(outcome))
     if outcome.render_error is not None:
-        out.warn(f"the bundle is complete but for its reports: {outcome.render_error}")
-        return outcome.render_error.exit_code
+        out.warn("the bundle is complete but for its reports: ucaudit report makes them")
+        out.finding(outcome.render_error)
     return code
+
+
+def _exit_code(outcome: Outcome) -> int:
+    """The claims decide; that reports could not be rendered shows only where they hold."""
+    code = _EXITS[outcome.record.determination]
+    return outcome.render_error.exit_code if outcome.render_error is not None and code == EXIT_PASS else code
 
 
 def _report_preflight(profiles: tuple[str, ...]) -> None:
@@ -143,7 +150,7 @@ def _render(opened: OpenBundle, profiles: tuple[str, ...], paper: Literal["a4", 
 
 
 def _document(outcome: Outcome, code: int) -> dict[str, Any]:
-    record = outcome.record
+    record, problem = outcome.record, outcome.render_error
     return {
         "determination": record.determination,
         "bundle": str(outcome.bundle),
@@ -155,6 +162,9 @@ def _document(outcome: Outcome, code: int) -> dict[str, Any]:
         "ratio": record.results.ratio.model_dump(by_alias=True),
         "meanKl": record.results.kl.model_dump(by_alias=True),
         "claims": [claim.model_dump(mode="json", by_alias=True) for claim in record.claims],
+        "reports": list(outcome.reports),
+        "takenUp": outcome.taken_up,
+        "error": {"code": problem.code, "message": str(problem), "hint": problem.hint} if problem else None,
         "exitCode": code,
     }
 

@@ -8,11 +8,11 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, OutputError
+from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, OutputError, RefusedError
 
 _TEMP_PREFIX = ".ucaudit-tmp-"
 _RENAME_EXCHANGE = 2
@@ -154,14 +154,39 @@ def locked_directory(path: Path) -> Iterator[None]:
 
 
 def require_writable_directory(path: Path) -> None:
-    """Preflight: fail now rather than after hours of work. Creates ``path`` if absent. Raises OutputError."""
-    make_directory(path)
-    probe = Path(path) / f"{_TEMP_PREFIX}{secrets.token_hex(6)}-probe"
+    """Preflight: fail now rather than after hours of work.
+
+    Creates nothing: of a ``path`` that does not exist, the nearest directory above it is tried. Raises OutputError.
+    """
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    probe = place / f"{_TEMP_PREFIX}{secrets.token_hex(6)}-probe"
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise output_error(Path(path), error) from error
+
+
+def require_outside(target: Path, *inputs: Path) -> None:
+    """Refuse an output inside an input directory: writing it would change what is examined. Raises RefusedError."""
+    place = Path(os.path.realpath(target))
+    for given in inputs:
+        if place.is_relative_to(os.path.realpath(given)):
+            raise RefusedError(
+                f"lies inside {given}, which is an input", subject=str(target), hint="choose another output path"
+            )
+
+
+def remove_empty(path: Path) -> None:
+    """Remove a directory that holds nothing but empty directories; anything else stays as it is."""
+    if not path.is_dir() or path.is_symlink():
+        return
+    for entry in path.iterdir():
+        remove_empty(entry)
+    with suppress(OSError):
+        path.rmdir()
 
 
 def sync_directory(path: Path) -> None:

@@ -45,6 +45,7 @@ _TEXTS: Final = {
     "meanKl": "The mean KL divergence from the reference is at most {threshold:g} nats a token.",
     "top1Agreement": "The most likely next token is the reference's for at least {threshold:.2%} of tokens.",
     "bitsPerWeight": "The compressed tensors take at most {threshold:g} bits a weight on disk.",
+    "contradictedFiles": "Every file of the pack is the one that the pack's own manifest claims.",
     "driftedTensors": "Every reconstructed tensor equals the state that the pack publishes.",
 }
 
@@ -53,6 +54,7 @@ COMPARATORS: Final = {
     "meanKl": "<=",
     "top1Agreement": ">=",
     "bitsPerWeight": "<=",
+    "contradictedFiles": "==",
     "driftedTensors": "==",
 }
 """Metric → the only comparator that it is judged by."""
@@ -158,6 +160,9 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
         stored = record.pack.bits_per_weight
         observed = stored.compressed_on_disk if stored.compressed_on_disk is not None else stored.whole_on_disk
         judgement = _exact(observed <= threshold, f"{observed:.4f} bits a weight, counted on the pack's files")
+    elif planned.metric == "contradictedFiles":
+        observed = float(len(record.pack.contradictions))
+        judgement = _manifest(record)
     else:
         observed = float(len(record.reconstruction.drifted))
         judgement = _drift(record)
@@ -261,6 +266,17 @@ def _drift(record: Attestation) -> Judgement:
     if reconstruction.matches_published == "yes":
         return Judgement("pass", f"all {reconstruction.tensors} tensors equal the published state", None)
     return Judgement("fail", f"{len(reconstruction.drifted)} tensor(s) drifted from the published state", None)
+
+
+def _manifest(record: Attestation) -> Judgement:
+    pack = record.pack
+    if pack.contradictions:
+        return Judgement(
+            "fail", f"{len(pack.contradictions)} claim(s) contradicted: {pack.contradictions[0]}", None
+        )
+    if pack.matches_manifest == "yes":
+        return Judgement("pass", "no file contradicts the pack's manifest", None)
+    return Judgement("inconclusive", "the record names no manifest to compare with", None)
 
 
 def _at_least(interval: Interval, threshold: float, values: TokenValues) -> Judgement:

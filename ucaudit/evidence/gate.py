@@ -56,7 +56,9 @@ def apply_policy(
     results = compute_results(values, confidence=policy.claims.confidence, seed=record.results.bootstrap_seed)
     claims = tuple(
         judge_planned(planned, record, results, values)
-        for planned in policy.planned_claims(publishes_state=publishes)
+        for planned in policy.planned_claims(
+            publishes_state=publishes, has_manifest=record.pack.matches_manifest != "no-manifest"
+        )
     )
     excused = {item.claim: item for item in policy.exception_records()}
     for claim in claims:

@@ -119,11 +119,12 @@ class Policy(_Table):
     gate: GateRules = GateRules()
     report: ReportText = ReportText()
 
-    def planned_claims(self, *, publishes_state: bool) -> tuple[PlannedClaim, ...]:
+    def planned_claims(self, *, publishes_state: bool, has_manifest: bool = False) -> tuple[PlannedClaim, ...]:
         """The claims to judge, in report order.
 
         Args:
             publishes_state: whether the pack publishes a state: then matching it is a claim as well.
+            has_manifest: whether the pack has a manifest of its own: then so is that its files are those claimed.
         """
         claims, confidence = self.claims, self.claims.confidence
 
@@ -139,6 +140,8 @@ class Policy(_Table):
             result.append(claim("top1-agreement", "top1Agreement", ">=", claims.top1_agreement_min))
         if claims.bits_per_weight_max is not None:
             result.append(claim("bits-per-weight", "bitsPerWeight", "<=", claims.bits_per_weight_max))
+        if has_manifest:
+            result.append(claim("files-match-manifest", "contradictedFiles", "==", 0.0))
         if publishes_state:
             result.append(claim("state-matches-published", "driftedTensors", "==", 0.0))
         return tuple(result)

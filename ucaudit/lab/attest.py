@@ -7,7 +7,6 @@ signed, entered and bundled exactly like one that holds.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Final
 
 from ucaudit import __version__
 from ucaudit.core.digest import FileManifest, StateManifest
-from ucaudit.core.errors import ModelError, RefusedError, UcauditError
-from ucaudit.core.files import require_writable_directory, write_bytes
+from ucaudit.core.errors import ModelError
+from ucaudit.core.files import remove_empty, write_bytes
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import (
     Attestation,
@@ -32,17 +31,18 @@ from ucaudit.core.records import (
     now,
 )
 from ucaudit.evidence import bundle as names
-from ucaudit.evidence.bundle import OpenBundle, attestation_subjects, close_bundle, open_bundle, staged
+from ucaudit.evidence.bundle import OpenBundle, attestation_subjects
 from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, draft_claims, judge_all
 from ucaudit.evidence.keys import Signer
 from ucaudit.evidence.policy import LoadedPolicy
-from ucaudit.evidence.registration import Registered, register
 from ucaudit.evidence.signing import sign
 from ucaudit.lab.environment import describe_environment
 from ucaudit.lab.limitations import limitations_of
 from ucaudit.lab.measure import Measurement, measure, measurement_record
-from ucaudit.lab.planning import evaluation_text
-from ucaudit.lab.preregistered import Planned, require_plan
+from ucaudit.lab.planning import require_other_files
+from ucaudit.lab.preflight import Preflight, preflight
+from ucaudit.lab.preregistered import Planned
+from ucaudit.lab.signed import Inputs, Outcome, SignedRecord, fresh_stage, keep, publish, take_up, write_proof
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.opened import OpenedPack, open_pack
 from ucaudit.packs.state import reconstruct_state, relative_errors
@@ -89,17 +89,6 @@ class Request:
     allow_overlap: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came out."""
-
-    bundle: Path
-    record: Attestation
-    envelope_digest: str
-    ledger_index: int | None
-    render_error: UcauditError | None = None
-
-
 @dataclass
 class _Audit:
     """What the stages hand on."""
@@ -114,65 +103,77 @@ class _Audit:
     planned: Planned | None = field(default=None)
 
 
-def preflight(request: Request) -> None:
-    """Fail now rather than after an hour: paths, output, text, key, plan and ledger.
-
-    Raises:
-        UcauditError: whatever is missing or malformed.
-    """
-    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
-        raise RefusedError("exists already and is not empty", subject=str(request.out), hint="choose another --out")
-    require_writable_directory(request.out.parent)
-    evaluation_text(request.policy, request.corpus)
-    open_pack(request.pack, excludes=request.policy.policy.gate.exclude).close()
-    open_pack(request.reference).close()
-    require_plan(request)
-    if request.ledger is not None:
-        from ucaudit.evidence.ledger import Ledger
-
-        Ledger.open(request.ledger)
-
-
 def attest(request: Request, *, progress: Progress = SILENT) -> Outcome:
     """Audit a pack and write the evidence bundle.
 
-    Interrupted, it leaves no bundle; the measurement's finished windows lie in ``.NAME.measure`` beside the
-    output and are taken up by the next run with the same inputs.
+    Interrupted, it leaves no bundle. The measurement's finished windows lie in ``.NAME.measure`` beside the output,
+    and later the signed record does (:mod:`ucaudit.lab.signed`); the next run with the same inputs takes them up.
 
     Raises:
-        InputError, UnavailableError: nothing was signed.
+        InputError, UnavailableError: see :func:`ucaudit.lab.preflight.preflight`.
     """
-    preflight(request)
+    checked = preflight(request)
     work = request.out.parent / f".{request.out.name}.measure"
-    rules = request.policy.policy
     with (
-        open_pack(request.pack, excludes=rules.gate.exclude) as opened,
-        open_source(opened) as source,
-        open_pack(request.reference) as original,
-        open_source(original) as reference,
+        open_source(open_pack(request.pack, excludes=request.policy.policy.gate.exclude)) as source,
+        open_source(request.reference) as reference,
     ):
-        audit = _audit(request, opened, source, original, reference, work, progress)
-        record = _record(request, opened, source, original, reference, audit)
-    outcome = _bundle(request, record, audit)
-    shutil.rmtree(work, ignore_errors=True)
-    return outcome
+        pack_files = _hashed(source.pack, "hashing the pack", progress)
+        reference_files = _hashed(reference.pack, "hashing the reference", progress)
+        require_other_files(pack_files, reference_files, subject=str(request.pack))
+        inputs = _inputs(request, checked, pack_files, reference_files)
+        signed = take_up(work, inputs)
+        taken_up = signed is not None
+        if signed is None:
+            try:
+                audit = _audit(request, checked, source, reference, (pack_files, reference_files), work, progress)
+            except BaseException:
+                remove_empty(work)
+                raise
+            signed = _sign(request, _record(request, source, reference, audit), audit, work, inputs)
+        else:
+            progress.note("an interrupted run has signed this record already: it is finished, nothing is measured")
+    return publish(signed, request, taken_up=taken_up)
+
+
+def _hashed(pack: OpenedPack, label: str, progress: Progress) -> FileManifest:
+    progress.start(pack.total_bytes, "bytes", label)
+    files = pack.file_manifest(progress=progress.advance)
+    progress.finish()
+    return files
+
+
+def _inputs(request: Request, checked: Preflight, pack: FileManifest, reference: FileManifest) -> Inputs:
+    """What decides the content of a record."""
+    planned = checked.planned
+    contribution = planned.contribution if planned else None
+    ledger = None
+    if request.ledger is not None:
+        from ucaudit.evidence.ledger import Ledger
+
+        ledger = Ledger.open(request.ledger).vkey
+    return {
+        "pack": pack.digest,
+        "reference": reference.digest,
+        "corpus": checked.corpus.sha256,
+        "policy": request.policy.sha256,
+        "key": request.signer.public_key.key_id,
+        "plan": planned.envelope.digest if planned else None,
+        "seed": contribution.envelope.digest if contribution else None,
+        "ledger": ledger,
+    }
 
 
 def _audit(
     request: Request,
-    opened: OpenedPack,
+    checked: Preflight,
     source: TensorSource,
-    original: OpenedPack,
     reference: TensorSource,
+    files: tuple[FileManifest, FileManifest],
     work: Path,
     progress: Progress,
 ) -> _Audit:
-    progress.start(opened.total_bytes, "bytes", "hashing the pack")
-    pack_files = opened.file_manifest(progress=progress.advance)
-    progress.finish()
-    progress.start(original.total_bytes, "bytes", "hashing the reference")
-    reference_files = original.file_manifest(progress=progress.advance)
-    progress.finish()
+    pack_files, reference_files = files
     reference_state = reconstruct_state(reference, device=request.device, progress=progress)
     pinned = request.policy.policy.reference.state_digest
     if pinned is not None and pinned != reference_state.digest:
@@ -182,14 +183,13 @@ def _audit(
         )
     state = reconstruct_state(source, device=request.device, progress=progress)
     rules = request.policy.policy.measurement
-    planned = require_plan(request)
     measurement = measure(
         source,
         reference,
-        evaluation_text(request.policy, request.corpus),
+        checked.corpus,
         n=rules.n,
         seq_len=rules.seq_len,
-        seed=rules.seed if planned is None or planned.seed is None else planned.seed,
+        seed=checked.plan.windows.seed,
         dtype=rules.dtype,
         device=request.device,
         threads=request.threads,
@@ -209,40 +209,41 @@ def _audit(
         published=source.published_state(),
         layer_errors=_by_layer(errors, state),
         measurement=measurement,
-        planned=planned,
+        planned=checked.planned,
     )
 
 
 def _record(
     request: Request,
-    opened: OpenedPack,
     source: TensorSource,
-    original: OpenedPack,
     reference: TensorSource,
     audit: _Audit,
 ) -> Attestation:
     policy = request.policy.policy
+    contradictions = source.contradicted_claims(audit.pack_files)
     drifted = audit.state.drift_from(audit.published) if audit.published else []
     provenance = source.provenance()
     results = compute_results(audit.measurement.values, confidence=policy.claims.confidence, seed=BOOTSTRAP_SEED)
     pack = PackIdentity(
-        name=opened.name,
+        name=source.pack.name,
         codec=source.codec,
         codec_version=source.codec_version,
         arithmetic_profile=source.arithmetic_profile,
         pack_digest=audit.pack_files.digest,
         files=len(audit.pack_files.entries),
-        bytes=opened.total_bytes,
+        bytes=source.pack.total_bytes,
         bits_per_weight=_bits(source),
         license=provenance.license,
         unclaimed_files=source.unclaimed(),
         excluded=tuple(policy.gate.exclude),
+        matches_manifest="no-manifest" if not source.has_manifest else "no" if contradictions else "yes",
+        contradictions=tuple(contradictions[:1000]),
         settings=provenance.settings,
         calibration=provenance.calibration,
     )
     dtypes = sorted({entry.dtype for entry in audit.reference_state.entries})
     identity = ReferenceIdentity(
-        name=original.name,
+        name=reference.pack.name,
         files_digest=audit.reference_files.digest,
         state_digest=audit.reference_state.digest,
         dtype=", ".join(dtypes),
@@ -270,7 +271,9 @@ def _record(
         reconstruction=reconstruction,
         measurement=measurement_record(audit.measurement),
         results=results,
-        claims=draft_claims(policy.planned_claims(publishes_state=audit.published is not None)),
+        claims=draft_claims(
+            policy.planned_claims(publishes_state=audit.published is not None, has_manifest=source.has_manifest)
+        ),
         limitations=(),
         exceptions=policy.exception_records(),
         plan=None,
@@ -287,40 +290,23 @@ def _record(
     return record.model_copy(update={"limitations": limitations_of(record, on_ledger=request.ledger is not None)})
 
 
-def _bundle(request: Request, record: Attestation, audit: _Audit) -> Outcome:
-    render_error: UcauditError | None = None
-    placed: Registered | None = None
+def _sign(request: Request, record: Attestation, audit: _Audit, work: Path, inputs: Inputs) -> SignedRecord:
+    """Sign the record, and put it and all it cites on the disk before anybody else learns of it."""
     statement = make_statement(record, attestation_subjects(record, audit.pack_files))
     envelope = sign(statement.to_bytes(), request.signer, subject=names.ATTESTATION)
-    with staged(request.out) as stage:
-        names.write_attestation(stage, envelope, request.signer.public_key)
-        write_bytes(stage / names.PACK_MANIFEST, audit.pack_files.to_bytes())
-        write_bytes(stage / names.REFERENCE_MANIFEST, audit.reference_files.to_bytes())
-        write_bytes(stage / names.STATE, audit.state.to_bytes())
-        audit.measurement.save_values(stage)
-        if (planned := audit.planned) is not None:
-            write_bytes(stage / names.PLAN, planned.envelope.raw)
-            _write_proof(stage, planned.placed, names.PLAN_PROOF, names.PLAN_ENTRY)
-            if planned.contribution is not None:
-                write_bytes(stage / names.SEED, planned.contribution.envelope.raw)
-                _write_proof(stage, planned.contribution.placed, names.SEED_PROOF, names.SEED_ENTRY)
-        if request.ledger is not None:
-            placed = register(request.ledger, envelope, request.ledger_signer or request.signer)
-            _write_proof(stage, placed, names.LEDGER_PROOF, names.LEDGER_ENTRY)
-        if request.render is not None:
-            # The record is in the ledger by now: a report that cannot be rendered must not cost the evidence.
-            try:
-                for name, data in request.render(open_bundle(stage)).items():
-                    write_bytes(stage / name, data)
-            except UcauditError as error:
-                render_error = error
-        close_bundle(stage, request.signer)
-    return Outcome(request.out, record, envelope.digest, placed.index if placed else None, render_error)
-
-
-def _write_proof(stage: Path, placed: Registered, proof: str, entry: str) -> None:
-    write_bytes(stage / proof, placed.proof)
-    write_bytes(stage / entry, placed.entry)
+    stage = fresh_stage(work)
+    names.write_attestation(stage, envelope, request.signer.public_key)
+    write_bytes(stage / names.PACK_MANIFEST, audit.pack_files.to_bytes())
+    write_bytes(stage / names.REFERENCE_MANIFEST, audit.reference_files.to_bytes())
+    write_bytes(stage / names.STATE, audit.state.to_bytes())
+    audit.measurement.save_values(stage)
+    if (planned := audit.planned) is not None:
+        write_bytes(stage / names.PLAN, planned.envelope.raw)
+        write_proof(stage, planned.placed, names.PLAN_PROOF, names.PLAN_ENTRY)
+        if planned.contribution is not None:
+            write_bytes(stage / names.SEED, planned.contribution.envelope.raw)
+            write_proof(stage, planned.contribution.placed, names.SEED_PROOF, names.SEED_ENTRY)
+    return keep(work, inputs, envelope, record)
 
 
 def _bits(source: TensorSource) -> BitsPerWeight:

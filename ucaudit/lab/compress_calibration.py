@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from ucaudit.core.errors import CorpusError, ModelError
-from ucaudit.core.errors import CorpusError, ModelError
 from ucaudit.core.windows import draw
 from ucaudit.lab.compress_blocks import blocked_linears, each, spans
 from ucaudit.lab.corpus import Corpus, bos_token, tokenise

@@ -91,7 +91,7 @@ def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation,
             )
         )
     time = (
-        "The ledger is run by the signer. Without an outside witness's cosignature it proves consistency with "
+        "The ledger may be run by the signer. Without an outside witness's cosignature it proves consistency with "
         "checkpoints that somebody else kept, not the time."
         if on_ledger
         else "The record is in no ledger, so nothing shows whether other results were left out."

@@ -143,6 +143,32 @@ def compare_states(expected: StateManifest, found: StateManifest, *, subject: st
         raise StateDriftError("; ".join(drift[:10]), subject=subject, hint=f"{len(drift)} tensor(s) drifted")
 
 
+def require_same_tensors(source: TensorSource, reference: TensorSource) -> dict[str, TensorSpec]:
+    """Compare names and shapes; no tensor is read.
+
+    Returns:
+        The reference's specs by name.
+
+    Raises:
+        ModelError: the two have other tensors, or other shapes.
+    """
+    theirs = {spec.name: spec for spec in reference.specs}
+    if theirs.keys() != {spec.name for spec in source.specs}:
+        different = sorted(theirs.keys() ^ {spec.name for spec in source.specs})
+        raise ModelError(
+            f"pack and reference have other tensors: {', '.join(different[:3])}",
+            subject=reference.pack.name,
+            hint="give the model that the pack was made from as --reference",
+        )
+    for spec in source.specs:
+        if theirs[spec.name].shape != spec.shape:
+            raise ModelError(
+                f"tensor {spec.name!r}: expected shape {list(theirs[spec.name].shape)}, found {list(spec.shape)}",
+                subject=source.pack.name,
+            )
+    return theirs
+
+
 def relative_errors(
     source: TensorSource,
     reference: TensorSource,
@@ -168,18 +194,7 @@ def relative_errors(
     Raises:
         ModelError: the two have other tensors, or other shapes.
     """
-    theirs = {spec.name: spec for spec in reference.specs}
-    if theirs.keys() != {spec.name for spec in source.specs}:
-        different = sorted(theirs.keys() ^ {spec.name for spec in source.specs})
-        raise ModelError(
-            f"pack and reference have other tensors: {', '.join(different[:3])}", subject=reference.pack.name
-        )
-    for spec in source.specs:
-        if theirs[spec.name].shape != spec.shape:
-            raise ModelError(
-                f"tensor {spec.name!r}: expected shape {list(theirs[spec.name].shape)}, found {list(spec.shape)}",
-                subject=source.pack.name,
-            )
+    theirs = require_same_tensors(source, reference)
     specs = [spec for spec in source.specs if spec.dtype in _FLOATS and theirs[spec.name].dtype in _FLOATS]
 
     def compare(spec: TensorSpec, advance: Callable[[int], None]) -> tuple[float, float]:

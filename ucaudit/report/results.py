@@ -41,6 +41,7 @@ _METRICS: Final = {
     "meanKl": MetricWords("Mean KL divergence", " nats per token"),
     "top1Agreement": MetricWords("Top-1 agreement", "%", 100.0),
     "bitsPerWeight": MetricWords("Storage", " bits per weight"),
+    "contradictedFiles": MetricWords("Files that contradict the pack's manifest", " files"),
     "driftedTensors": MetricWords("Tensors that differ from the published state", " tensors"),
 }
 

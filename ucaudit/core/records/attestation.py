@@ -51,6 +51,13 @@ class PackIdentity(Record):
     excluded: Annotated[tuple[Name, ...], Field(description="patterns the policy excludes from the pack digest")]
     settings: Annotated[Settings, Field(description="encoder settings as the pack states them")]
     calibration: Calibration | None
+    matches_manifest: Annotated[
+        Literal["yes", "no", "no-manifest"],
+        Field(description="whether every file is the one that the pack's own manifest claims"),
+    ] = "no-manifest"
+    contradictions: Annotated[
+        tuple[Text, ...], Field(description="claims of the pack's own manifest that its files contradict")
+    ] = ()
 
 
 class ReferenceIdentity(Record):

@@ -340,7 +340,8 @@ class Ledger:
         if not 0 <= index < head.size:
             raise RefusedError(f"no entry {index}: the ledger has {head.size}", subject=str(self.path))
 
-    def _check_append(self, entries: Sequence[bytes], signer: Signer) -> None:
+    def require_key(self, signer: Signer) -> None:
+        """Refuse a key that is not the ledger's, before work that shall end in an entry. Raises RefusedError."""
         if signer.public_key.spki != self.key.public.spki:
             raise RefusedError(
                 f"this ledger is signed by {self.key.public.key_id[:16]}…, the key given is "
@@ -348,6 +349,9 @@ class Ledger:
                 subject=str(self.path),
                 hint="give the key that the ledger was made with",
             )
+
+    def _check_append(self, entries: Sequence[bytes], signer: Signer) -> None:
+        self.require_key(signer)
         for entry in entries:
             if len(entry) > MAX_ENTRY_BYTES:
                 raise RefusedError(f"an entry of {len(entry)} bytes; at most {MAX_ENTRY_BYTES} fit")

@@ -86,6 +86,9 @@ class TensorSource(ABC):
     codec_version: ClassVar[int]
     arithmetic_profile: ClassVar[str]
 
+    has_manifest: ClassVar[bool] = False
+    """Whether the format has a manifest of its own that claims files (see :meth:`contradicted_claims`)."""
+
     pack: OpenedPack
     specs: tuple[TensorSpec, ...]
     ties: tuple[tuple[str, str], ...] = ()

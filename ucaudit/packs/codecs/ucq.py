@@ -52,6 +52,7 @@ class UcqSource(TensorSource):
     codec = "ucq"
     codec_version = CODEC_VERSION
     arithmetic_profile = ARITHMETIC_PROFILE
+    has_manifest = True
 
     def __init__(self, pack: OpenedPack) -> None:
         self.pack = pack
