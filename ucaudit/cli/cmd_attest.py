@@ -112,7 +112,10 @@ def attest(
         from ucaudit.lab.preflight import preflight
 
         figures = estimate(preflight(request), device)
-        out.result({"dryRun": True, **figures}, table([(name, f"{value}") for name, value in figures.items()]))
+        out.result(
+            {"dryRun": True, **figures, "exitCode": EXIT_PASS},
+            table([(name, f"{value}") for name, value in figures.items()]),
+        )
         return EXIT_PASS
     outcome = run(request, progress=out.progress)
     code = _exit_code(outcome)
