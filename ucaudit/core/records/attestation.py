@@ -145,6 +145,9 @@ class Results(Record):
     """Figures that anyone can recompute from the per-token files with ``ucaudit bound``."""
 
     windows: Count
+    documents: Annotated[
+        Count | None, Field(description="documents the windows come from; None where windows are the units")
+    ] = None
     tokens: Count
     ppl_reference: float
     ppl_pack: float

@@ -13,6 +13,7 @@ from ucaudit.core.stats.estimates import (
     t_interval,
     wilson_interval,
 )
+from ucaudit.core.stats.sample import Sample, Values, as_sample
 from ucaudit.core.stats.vendor import VendorComparison, compare_vendor_point
 from ucaudit.core.stats.verdict import (
     MINIMUM_WINDOWS,
@@ -28,8 +29,11 @@ __all__ = [
     "UNBOUNDED",
     "Interval",
     "Judgement",
+    "Sample",
+    "Values",
     "VendorComparison",
     "agreement_interval",
+    "as_sample",
     "bootstrap_t_interval",
     "compare_vendor_point",
     "design_effect",
