@@ -6,8 +6,8 @@
     ``kl`` F32 [n, t]: KL(reference‖pack) in nats over the whole vocabulary; ``top1`` U8 [n, t]: 1 where the most
     likely tokens agree; ``window`` I64 [n].
 
-Where the text says which document a window comes from, all three files also hold ``document`` I64 [n]: the number of
-the row that holds most of the window's tokens.
+Where the text says which document a window comes from, all three files also hold ``document`` I64 [n]: the number
+of the row that holds most of the window's tokens.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -81,11 +82,11 @@ class TokenValues:
             raise MalformedRecordError("no windows", subject=subject)
         if any(len(values) != count for values in (self.reference, self.pack, self.kl, self.top1)):
             raise MalformedRecordError("the values do not have one shape", subject=subject)
-        if any(b <= a for a, b in zip(self.windows, self.windows[1:], strict=False)) or self.windows[0] < 0:
+        if any(b <= a for a, b in pairwise(self.windows)) or self.windows[0] < 0:
             raise MalformedRecordError("window indexes are not ascending", subject=subject)
         if self.documents is not None:
             # Windows are cut from one stream, so their documents cannot go back.
-            falling = any(b < a for a, b in zip(self.documents, self.documents[1:], strict=False))
+            falling = any(b < a for a, b in pairwise(self.documents))
             if len(self.documents) != self.n or falling or self.documents[0] < 0:
                 raise MalformedRecordError("document numbers are not one a window, ascending", subject=subject)
         self._check_range("reference log-probability", self.reference, -math.inf, _ROUNDING, subject)
@@ -172,7 +173,7 @@ def join(parts: Sequence[TokenValues], *, subject: str = "values") -> TokenValue
     order = sorted(
         (window, number, row) for number, part in enumerate(parts) for row, window in enumerate(part.windows)
     )
-    twice = [a[0] for a, b in zip(order, order[1:], strict=False) if a[0] == b[0]]
+    twice = [a[0] for a, b in pairwise(order) if a[0] == b[0]]
     if twice:
         raise MalformedRecordError(f"window {twice[0]} is there twice", subject=subject)
     columns: dict[str, array[Any]] = {name: array("f") for name in ("reference", "pack", "kl")}
@@ -195,7 +196,7 @@ def join(parts: Sequence[TokenValues], *, subject: str = "values") -> TokenValue
     ).check(subject=subject)
 
 
-_PLACES: Final = ("window", "document")
+_PLACES: Final[tuple[str, ...]] = ("window", "document")
 _Read = tuple[dict[str, bytes], dict[str, tuple[int, ...]], int]
 
 

@@ -39,9 +39,7 @@ _NO_SPREAD: Final = 1e-12
 _BLOCK: Final = 1 << 21
 
 
-def bootstrap_t_interval(
-    values: Values, confidence: float, *, seed: int, resamples: int = RESAMPLES
-) -> Interval:
+def bootstrap_t_interval(values: Values, confidence: float, *, seed: int, resamples: int = RESAMPLES) -> Interval:
     """Bootstrap-t interval of the mean over windows (Efron & Tibshirani 1993, §12.5).
 
     Args:

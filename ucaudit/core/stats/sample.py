@@ -13,10 +13,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 from ucaudit.core.errors import InputError
 
+_ROUNDING: Final = 1e-15
 Unit = Literal["windows", "documents"]
 
 
@@ -108,8 +109,8 @@ class Sample:
         if self.even is not None:
             return spread(self.even) / math.sqrt(self.n)
         means = [y / x for y, x in zip(self.totals, self.weights, strict=True)]
-        if min(means) == max(means):
-            return 0.0
+        if max(means) - min(means) <= _ROUNDING * max(map(abs, means)):
+            return 0.0  # equal windows, summed over documents: what is left is rounding
         squares = math.fsum([z * z for z in self.residuals])
         return math.sqrt(self.n / self.df * squares) / math.fsum(self.weights)
 

@@ -68,9 +68,7 @@ def judge_at_most(
     )
 
 
-def windows_to_decide(
-    values: Values, margin: float, confidence: float, *, tolerance: float = 0.0
-) -> int | None:
+def windows_to_decide(values: Values, margin: float, confidence: float, *, tolerance: float = 0.0) -> int | None:
     """n = ((z(1−α) + z(1−β)) · s / (|margin − mean| − tolerance))², at least 30.
 
     Below the margin that is the n for a pass, above it the n for a fail, each with power 0.9 if mean and spread are
