@@ -41,7 +41,7 @@ from ucaudit.evidence.signing import sign
 from ucaudit.lab.environment import describe_environment
 from ucaudit.lab.limitations import limitations_of
 from ucaudit.lab.measure import Measurement, measure, measurement_record
-from ucaudit.lab.planning import resolve_corpus
+from ucaudit.lab.planning import evaluation_text
 from ucaudit.lab.preregistered import Planned, require_plan
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.opened import OpenedPack, open_pack
@@ -68,6 +68,8 @@ class Request:
         plan: the plan's envelope file, if the measurement was pre-registered.
         seed: the outside party's contribution to the seed, if the plan left the seed to one.
         render: makes the reports.
+        calibration: the pack's calibration text, to search the drawn windows for passages of it.
+        allow_overlap: attest on text of the pack's calibration all the same; it is recorded.
     """
 
     pack: Path
@@ -83,6 +85,8 @@ class Request:
     render: Render | None = None
     device: str = "cpu"
     threads: int | None = None
+    calibration: Path | None = None
+    allow_overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def preflight(request: Request) -> None:
     if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         raise RefusedError("exists already and is not empty", subject=str(request.out), hint="choose another --out")
     require_writable_directory(request.out.parent)
-    resolve_corpus(request.policy, request.corpus)
+    evaluation_text(request.policy, request.corpus)
     open_pack(request.pack, excludes=request.policy.policy.gate.exclude).close()
     open_pack(request.reference).close()
     require_plan(request)
@@ -182,7 +186,7 @@ def _audit(
     measurement = measure(
         source,
         reference,
-        resolve_corpus(request.policy, request.corpus),
+        evaluation_text(request.policy, request.corpus),
         n=rules.n,
         seq_len=rules.seq_len,
         seed=rules.seed if planned is None or planned.seed is None else planned.seed,
@@ -191,6 +195,8 @@ def _audit(
         threads=request.threads,
         state_dir=work,
         progress=progress,
+        calibration=request.calibration,
+        allow_overlap=request.allow_overlap,
         pack_digest=pack_files.digest,
         reference_digest=reference_files.digest,
     )

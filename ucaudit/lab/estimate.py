@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ucaudit.lab.attest import Request
 from ucaudit.lab.measure_plan import plan_measurement
-from ucaudit.lab.planning import resolve_corpus
+from ucaudit.lab.planning import evaluation_text
 from ucaudit.packs.codecs import open_source
 
 _HASH_BYTES_PER_SECOND = 400e6  # hashing and decoding together, a slow laptop's
@@ -24,11 +24,13 @@ def estimate(request: Request) -> dict[str, str | int | float]:
         plan = plan_measurement(
             source,
             reference,
-            resolve_corpus(request.policy, request.corpus),
+            evaluation_text(request.policy, request.corpus),
             n=rules.n,
             seq_len=rules.seq_len,
             seed=rules.seed,
             dtype=rules.dtype,
+            allow_overlap=request.allow_overlap,
+            calibration=request.calibration,
         )
         decoded = sum(spec.nbytes for opened in (source, reference) for spec in opened.specs)
     reading = 3 * decoded / _HASH_BYTES_PER_SECOND

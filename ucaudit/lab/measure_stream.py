@@ -112,7 +112,7 @@ class StreamedPair:
         states = HiddenStates(
             state.path,
             name,
-            f"{state.key} {windows.digest}",
+            f"{state.key} {windows.digest} {windows.share}",  # two shares of one draw are two sets of states
             len(ids),
             tuple(entered[0].shape),
             entered[0].dtype,
