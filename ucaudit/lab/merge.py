@@ -7,7 +7,7 @@ joining them all is, byte for byte, what one machine of the same kind would have
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,11 @@ SUMMARY_FORMAT: Final = "ucaudit-measurement/1"
 SUMMARY_CONFIDENCE: Final = 0.95
 _MAX_SUMMARY: Final = 64 << 20
 _KEYS: Final = frozenset({"format", "tool", "packDigest", "referenceDigest", "windows", "measurement", "share"})
+_LISTED: Final = 3
+_CONSEQUENCES: Final = frozenset(
+    {"bytes", "scoredTokens", "tokens", "tokensDigest", "tolerance", "windowing", "windowsAvailable"}
+)
+"""Fields that differ because another one does; that one is named first."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def merge(paths: Sequence[Path], out: Path) -> tuple[Results, dict[str, object]]
         The figures, and what is in ``measurement.json``.
 
     Raises:
-        RefusedError: ``out`` is in use; shares differ in what they measured or how (the first difference is named),
+        RefusedError: ``out`` is in use; shares differ in what they measured or how (the differences are named),
             overlap, or leave a gap; a file was edited.
         NotFoundError, MalformedRecordError: a directory holds no share.
         OutputError: ``out`` cannot be written.
@@ -159,11 +164,13 @@ def merge(paths: Sequence[Path], out: Path) -> tuple[Results, dict[str, object]]
 
 def _require_alike(one: Share, other: Share) -> None:
     """Equal in everything but which windows they hold, and the files that hold them."""
-    place = _difference("", _comparable(one), _comparable(other))
-    if place is not None:
-        name, found, expected = place
+    found = list(_differences("", _comparable(one), _comparable(other)))
+    if found:
+        found.sort(key=lambda item: (item[0].rpartition(".")[2] in _CONSEQUENCES, item[0]))
+        listed = [f"{place} is {there}, {one.path} has {here}" for place, here, there in found[:_LISTED]]
+        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise RefusedError(
-            f"{name} is {found}, {one.path} has {expected}",
+            "; ".join(listed) + more,
             subject=str(other.path),
             hint="shares must measure the same inputs in the same way, on one kind of machine",
         )
@@ -175,16 +182,13 @@ def _comparable(share: Share) -> dict[str, Any]:
     return {**document, "measurement": measurement}
 
 
-def _difference(place: str, one: object, other: object) -> tuple[str, str, str] | None:
-    """The first place where two JSON values differ, and what is there in the second and in the first."""
+def _differences(place: str, one: object, other: object) -> Iterator[tuple[str, str, str]]:
+    """Every place where two JSON values differ, with what is there in both."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted(one.keys() | other.keys()):
-            found = _difference(f"{place}.{key}" if place else key, one.get(key), other.get(key))
-            if found is not None:
-                return found
-        return None
-    same = type(one) is type(other) and one == other
-    return None if same else (place, strictjson.dumps(other).decode()[:200], strictjson.dumps(one).decode()[:200])
+            yield from _differences(f"{place}.{key}" if place else key, one.get(key), other.get(key))
+    elif type(one) is not type(other) or one != other:
+        yield place, strictjson.dumps(one).decode()[:100], strictjson.dumps(other).decode()[:100]
 
 
 def _require_complete(shares: Sequence[Share]) -> None:
