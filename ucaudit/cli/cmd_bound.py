@@ -191,9 +191,11 @@ def _table(found: Bound, by: str) -> str:
     return table(rows, header=header)
 
 
-def _cells(title: str, cells: Sequence[Cell], *, difference: bool | None = None) -> str:
-    """A table of cells: intervals of the difference (by position, or if asked for) and of the KL."""
+def _cells(title: str, cells: Sequence[Cell], *, difference: bool = False) -> str:
+    """A table of cells. 80 columns hold two intervals: by confidence, agreement gives way to the difference."""
     by_position = title == "by position"
+    shows_difference = by_position or difference
+    header = [title, "tokens", *(["NLL difference"] if shows_difference else []), "mean KL"]
     rows = []
     for cell in cells:
         if by_position:
@@ -201,17 +203,12 @@ def _cells(title: str, cells: Sequence[Cell], *, difference: bool | None = None)
         else:
             name = f"{cell.low:g} to {cell.high:g}"
         columns = [f"  {name}", f"{cell.tokens:,}"]
-        if by_position or difference:
-            columns.append(_short_interval(cell.difference))
+        columns += [_short_interval(cell.difference)] if shows_difference else []
         columns.append(_short_interval(cell.kl))
-        if not by_position:
+        if not shows_difference:
             columns.append("" if cell.top1 is None else f"{cell.top1:.4f}")
         rows.append(tuple(columns))
-    header = [title, "tokens"]
-    header += ["NLL difference"] if by_position or difference else []
-    header += ["mean KL"]
-    header += [] if by_position else ["top-1"]
-    return table(rows, header=tuple(header))
+    return table(rows, header=(*header, *([] if shows_difference else ["top-1"])))
 
 
 def _short_interval(interval: Estimate | None) -> str:
