@@ -23,7 +23,7 @@ def resolve_span(text: str, total: int, *, what: str) -> tuple[int, int]:
     Raises:
         InputError: another form, an empty span, or one that ends past the last item.
     """
-    if not _SPAN.match(text):
+    if not _SPAN.fullmatch(text):
         raise InputError(f"{what} are given as A:B, A:, :B or -K:, found {text[:40]!r}")
     first, _, last = text.partition(":")
     begin = max(total + int(first), -1) if first.startswith("-") else int(first or 0)

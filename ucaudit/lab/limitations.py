@@ -52,7 +52,7 @@ def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation,
                 "result is flattered.",
             )
         )
-    elif search is not None:
+    elif search is not None and measured.calibration_overlap == "none-found":
         found.append(
             (
                 "calibration-text",

@@ -104,7 +104,8 @@ def search_passages(
     shared = sum(gram in theirs for gram in ours)
     search = OverlapSearch(ngram_words=NGRAM_WORDS, ngrams=len(ours), shared=shared)
     if not shared:
-        return Overlap("none-found" if known.status == "not-checked" else known.status, search)
+        searched = known.status == "not-checked" and ours  # windows of a few words hold no run to look for
+        return Overlap("none-found" if searched else known.status, search)
     if not allow_overlap:
         raise CorpusError(
             f"{shared} of {len(ours)} runs of {NGRAM_WORDS} words also occur in the pack's calibration text "

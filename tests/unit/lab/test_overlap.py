@@ -77,20 +77,25 @@ def test_thirteen_words_in_common_are_found_and_twelve_are_not(text) -> None:
     assert (forced.status, forced.search.shared, forced.search.ngrams) == ("forced", 1, 5)
 
 
+def test_windows_too_short_for_a_run_were_not_checked(text) -> None:
+    found = search(text, [" ".join(WORDS[:12]), ""])
+    assert (found.status, found.search.ngrams) == ("not-checked", 0)
+
+
 def test_case_and_punctuation_do_not_hide_a_passage(text) -> None:
     with pytest.raises(CorpusError, match="1 of 1 runs"):
         search(text, [",\n— ".join(WORDS[:13]).upper()])
 
 
 def test_a_run_does_not_cross_windows_or_documents(text, tmp_path) -> None:
-    assert search(text, [" ".join(WORDS[:7]), " ".join(WORDS[7:14])]).status == "none-found"
+    assert search(text, [" ".join(WORDS[:7]) + " x" * 6, " ".join(WORDS[7:14]) + " x" * 6]).status == "none-found"
     rows = [" ".join(WORDS[:7]), " ".join(WORDS[7:14])]
     (tmp_path / "c.jsonl").write_text("".join(f'{{"text": "{row}"}}\n' for row in rows))
     assert search(load_corpus(tmp_path / "c.jsonl"), [" ".join(WORDS[:14])]).status == "none-found"
 
 
 def test_the_same_file_stays_forced_whatever_the_search_says(text) -> None:
-    assert search(text, ["nothing in common"], known="forced", allow=True).status == "forced"
+    assert search(text, ["nothing in common " * 13], known="forced", allow=True).status == "forced"
 
 
 def test_the_fixture_texts_do_not_overlap() -> None:
