@@ -16,6 +16,7 @@ import pytest
 from hostile_bundles import GOOD, HOSTILE, lay
 
 from ucaudit.core.errors import InputError, LedgerInconsistentError, VerificationError
+from ucaudit.evidence import contents
 from ucaudit.evidence import verify as module
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.ledger import verify_envelope_proof
@@ -44,7 +45,7 @@ def copy(tmp_path):
 def figures_once(monkeypatch):
     """The bootstrap over the same values gives the same figures; only the first run pays for it."""
     known = {}
-    original = module.compute_results
+    original = contents.compute_results
 
     def compute(values, **arguments):
         key = (values.windows, *(bytes(item) for item in (values.reference, values.pack, values.kl, values.top1)))
@@ -53,7 +54,7 @@ def figures_once(monkeypatch):
             known[key] = original(values, **arguments)
         return known[key]
 
-    monkeypatch.setattr(module, "compute_results", compute)
+    monkeypatch.setattr(contents, "compute_results", compute)
 
 
 def accepted(path, trust) -> bool:

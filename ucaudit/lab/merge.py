@@ -17,7 +17,7 @@ from ucaudit import __version__
 from ucaudit.core import strictjson, tokenvalues
 from ucaudit.core.digest import sha256_file
 from ucaudit.core.errors import InputError, MalformedRecordError, RefusedError
-from ucaudit.core.files import read_limited, require_writable_directory, write_bytes
+from ucaudit.core.files import make_directory, read_limited, write_bytes
 from ucaudit.core.records import Measurement, NamedDigest, Results
 from ucaudit.core.tokenvalues import TokenValues
 from ucaudit.evidence.bound import SUMMARY_FILE
@@ -146,7 +146,7 @@ def merge(paths: Sequence[Path], out: Path) -> tuple[Results, dict[str, object]]
     _require_complete(shares)
     values = tokenvalues.join([share.values for share in shares], subject=str(out))
     results = compute_results(values, confidence=SUMMARY_CONFIDENCE, seed=BOOTSTRAP_SEED)
-    require_writable_directory(out)
+    make_directory(out)
     saved = tokenvalues.save(out, values)
     files = tuple(NamedDigest(name=name, sha256=saved[name]) for name in sorted(saved))
     first = shares[0]

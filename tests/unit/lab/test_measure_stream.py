@@ -15,6 +15,7 @@ from test_measure import SEQ_LEN, Models, N, Stop, saved
 from tinymodels import make_tokenizer
 
 from ucaudit.cli.main import main
+from ucaudit.core import tokenvalues
 from ucaudit.core.errors import ModelError, OutputError
 from ucaudit.lab.hidden_states import HiddenStates
 from ucaudit.lab.measure import measure, measurement_record
@@ -220,3 +221,19 @@ def test_the_command_says_how_it_runs(models, budgets, tmp_path, capsys):
     assert document["measurement"]["compute"]["execution"] == "layers"
     code, shown = run(0.001, tmp_path / "p")
     assert code == 4 and "0.00 GB may be used" in shown and "hint:" in shown
+
+
+def test_shares_measured_layer_by_layer_join_to_the_whole_draw(models, budgets, whole, tmp_path):
+    """Two shares of one draw have one tokens digest; what one left unfinished must not serve the other."""
+    state = tmp_path / "s"
+    with pytest.raises(KeyboardInterrupt):
+        models.measure(state, share="0:3", memory_bytes=budgets["spill"], progress=Layers(3))
+    parts = [
+        models.measure(state, share=share, memory_bytes=budgets["spill"], progress=Stop(None))
+        for share in ("3:6", "0:3")
+    ]
+    assert [part.values.n for part in parts] == [3, 3]
+    joined = tmp_path / "joined"
+    joined.mkdir()
+    tokenvalues.save(joined, tokenvalues.join([part.values for part in parts]))
+    assert {name: (joined / name).read_bytes() for name in whole} == whole

@@ -229,7 +229,8 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match="this needs the parquet extra") as caught:
         load_corpus(path)
-    assert (caught.value.exit_code, caught.value.hint) == (4, "pip install 'ucaudit[parquet]'")
+    assert caught.value.exit_code == 4
+    assert "ucaudit[parquet]" in caught.value.hint
 
 
 def test_plain_texts_have_neither_rows_nor_columns(tmp_path: Path) -> None:
