@@ -241,9 +241,9 @@ def verify(
 def repair(directory: Path, out: Output) -> int:
     """Put right what a crash or damage left.
 
-    As far as entries and signatures allow: tiles are computed again from the entries, and the checkpoint is taken from
-    the signed history. Nothing is signed, so no key is needed. An entry that was
-    changed cannot be put right: it is reported.
+    As far as entries and signatures allow: tiles are computed again from the
+    entries, and the checkpoint is taken from the signed history. Nothing is
+    signed, so no key is needed. An entry that was changed is reported.
     """
     from ucaudit.evidence.ledger import repair_ledger
 

@@ -65,9 +65,10 @@ def ledger_vkeys(vkey: str | None, trust_file: Path | None) -> list[str]:
 def witness(state: Path, name: str, key: str, password_file: Path | None, out: Output) -> int:
     """Start a witness for other parties' ledgers.
 
-    A witness is somebody outside who remembers what a ledger showed. Prints the verifier key to give to whoever shall rely on the witness. Use a
-    key of its own, and keep the directory in one place: a copy of it could
-    cosign another history.
+    A witness is somebody outside who remembers what a ledger showed. Prints the
+    verifier key to give to whoever shall rely on the witness. Use a key of its
+    own, and keep the directory in one place: a copy of it could cosign another
+    history.
     """
     from ucaudit.evidence.keys import load_signer
     from ucaudit.evidence.ledger import Witness

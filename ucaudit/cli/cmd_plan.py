@@ -167,10 +167,10 @@ def contribute(
 ) -> int:
     """Add an outside party's part to a plan's seed.
 
-    The plan was made with --outside-seed. An auditor draws and signs a random number with a key of their own (--name).
-    Or it is taken from a witness's cosignature of the checkpoint that ends with
-    the plan (--from-witness). Enter the result with `ucaudit ledger append`; the
-    first one for a plan counts.
+    The plan was made with --outside-seed. An auditor draws and signs a random
+    number with a key of their own (--name). Or it is taken from a witness's
+    cosignature of the checkpoint that ends with the plan (--from-witness). Enter
+    the result with `ucaudit ledger append`; the first one for a plan counts.
     """
     from ucaudit.core.files import read_limited, write_bytes
     from ucaudit.core.records import Plan
