@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from bundles import make_bundle, make_setting, make_values
-from conformance import second_verifier
 from hostile_bundles import GOOD, HOSTILE, lay, load_cases
 
+from conformance import second_verifier
 from ucaudit.core.errors import InputError
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.trust import load_trust
@@ -67,7 +67,8 @@ sys.path = [p for p in sys.path if not p.endswith({str(ROOT)!r})]
 sys.modules["ucaudit"] = None
 sys.argv = [{str(program)!r}, {str(GOOD)!r}, {str(HOSTILE / "trust.toml")!r}, {str(SCHEMAS)!r}]
 runpy.run_path({str(program)!r}, run_name="__main__")
-print([name for name in sys.modules if name.split(".")[0] in ("ucaudit", "pydantic", "click") and sys.modules[name]])
+ours = ("ucaudit", "pydantic", "click")
+print([name for name in sys.modules if name.split(".")[0] in ours and sys.modules[name]])
 """
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.splitlines() == ["accepted: pass", "[]"], done.stderr
