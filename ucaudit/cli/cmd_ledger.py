@@ -127,7 +127,7 @@ def prove(
     trust_file: Path | None,
     out: Output,
 ) -> int:
-    """Prove that an entry is in the ledger, or that nothing was rewritten.
+    """Prove an entry, or that nothing was rewritten.
 
     The proof is self-contained: entry, hashes and signed checkpoint in one text.
     With --trust or --witness it is made against the checkpoint that gives the
@@ -239,11 +239,11 @@ def verify(
 @ledger_option
 @output_options
 def repair(directory: Path, out: Output) -> int:
-    """Put right what a crash or damage left, as far as entries and signatures allow.
+    """Put right what a crash or damage left.
 
-    Tiles are computed again from the entries, and the checkpoint is taken from
-    the signed history. Nothing is signed, so no key is needed. An entry that was
-    changed cannot be put right: it is reported.
+    As far as entries and signatures allow: tiles are computed again from the
+    entries, and the checkpoint is taken from the signed history. Nothing is
+    signed, so no key is needed. An entry that was changed is reported.
     """
     from ucaudit.evidence.ledger import repair_ledger
 

@@ -63,11 +63,12 @@ def ledger_vkeys(vkey: str | None, trust_file: Path | None) -> list[str]:
 @key_options
 @output_options
 def witness(state: Path, name: str, key: str, password_file: Path | None, out: Output) -> int:
-    """Start a witness: somebody outside who remembers what a ledger showed.
+    """Start a witness for other parties' ledgers.
 
-    Prints the verifier key to give to whoever shall rely on the witness. Use a
-    key of its own, and keep the directory in one place: a copy of it could
-    cosign another history.
+    A witness is somebody outside who remembers what a ledger showed. Prints the
+    verifier key to give to whoever shall rely on the witness. Use a key of its
+    own, and keep the directory in one place: a copy of it could cosign another
+    history.
     """
     from ucaudit.evidence.keys import load_signer
     from ucaudit.evidence.ledger import Witness
@@ -161,10 +162,10 @@ def attach(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @output_options
 def refresh(directory: Path, key: str, password_file: Path | None, bundle: Path, out: Output) -> int:
-    """Put proofs with the witnessed time into a closed BUNDLE, and close it again.
+    """Give a closed BUNDLE proofs with witnessed times.
 
     A witness cosigns after the bundle was made; from then on the ledger can prove
-    since when the record was in it at the latest.
+    since when the record was in it at the latest. The bundle is closed again.
     """
     from ucaudit.evidence.keys import load_signer
     from ucaudit.evidence.refresh import refresh_proofs

@@ -165,12 +165,12 @@ def contribute(
     password_file: Path | None,
     out: Output,
 ) -> int:
-    """Add an outside party's part to the seed of a plan made with --outside-seed.
+    """Add an outside party's part to a plan's seed.
 
-    An auditor draws and signs a random number with a key of their own (--name).
-    Or it is taken from a witness's cosignature of the checkpoint that ends with
-    the plan (--from-witness). Enter the result with `ucaudit ledger append`; the
-    first one for a plan counts.
+    The plan was made with --outside-seed. An auditor draws and signs a random
+    number with a key of their own (--name). Or it is taken from a witness's
+    cosignature of the checkpoint that ends with the plan (--from-witness). Enter
+    the result with `ucaudit ledger append`; the first one for a plan counts.
     """
     from ucaudit.core.files import read_limited, write_bytes
     from ucaudit.core.records import Plan
@@ -259,7 +259,7 @@ def _witness_statement(
 @click.option("--all", "everything", is_flag=True, help="Closed and abandoned plans as well.")
 @output_options
 def list_plans(ledger_dir: Path, everything: bool, out: Output) -> int:
-    """List the plans that are open: registered, and neither measured nor given up."""
+    """List the open plans: neither measured nor given up."""
     from ucaudit.cli.common import table
     from ucaudit.evidence.ledger import Ledger, population_of
 
