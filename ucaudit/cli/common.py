@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ucaudit.core.errors import DeviceUnavailableError, InputError, UcauditError, missing_extra
+from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, InputError, UcauditError, missing_extra
 from ucaudit.core.files import read_limited
 from ucaudit.core.progress import SILENT, Progress
 
@@ -42,9 +42,17 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
 
-    def result(self, document: dict[str, Any], text: str) -> None:
-        """Print the outcome, once: the object with ``--json``, else the text."""
+    def result(self, document: dict[str, Any], text: str, *, code: int | None = EXIT_PASS) -> None:
+        """Print the outcome, once: the object with ``--json``, else the text.
+
+        Args:
+            document: for programs; it gets ``exitCode``, unless it has it already.
+            text: for people.
+            code: the command's exit code; None for a document that is not about an outcome (a schema).
+        """
         if self.as_json:
+            if code is not None:
+                document = {"exitCode": code} | document
             click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
         else:
             click.echo(text)

@@ -65,7 +65,11 @@ def preflight(request: Request) -> Preflight:
     require_outside(request.out, request.pack, request.reference)
     require_writable_directory(request.out.parent)
     if rules.measurement.n < 2:
-        raise InputError("n = 1: an interval needs at least 2 windows", subject=str(request.policy.path))
+        raise InputError(
+            "n = 1: an interval needs at least 2 windows",
+            subject=str(request.policy.path),
+            hint="no claim can pass below 30 windows",
+        )
     if one_sided_alpha(rules.claims.confidence) * (RESAMPLES + 1) < 1:
         raise InputError(
             f"{RESAMPLES} resamples cannot resolve a confidence of {rules.claims.confidence!r}",
