@@ -53,6 +53,7 @@ def measure(
     it keeps the finished windows; the same command goes on from there.
     """
     device = prepare_compute(device, threads)
+    from ucaudit.core.files import remove_empty, require_outside
     from ucaudit.lab.corpus import load_corpus
     from ucaudit.lab.measure import measure as run
     from ucaudit.lab.measure import prepare_output, write_measurement
@@ -60,6 +61,7 @@ def measure(
     from ucaudit.lab.measure_plan import plan_measurement
     from ucaudit.packs.codecs import open_source
 
+    require_outside(directory, pack, reference)
     state = prepare_output(directory)
     text = load_corpus(corpus)
     with open_source(pack) as source, open_source(reference) as original:
@@ -72,21 +74,25 @@ def measure(
             f"{n} of {plan.windows.available} windows of {seq_len} tokens, about "
             f"{execution.memory_bytes / 1e9:.1f} GB and {plan.seconds(device):.0f} s, {execution}"
         )
-        measured = run(
-            source,
-            original,
-            text,
-            n=n,
-            seq_len=seq_len,
-            seed=seed,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            state_dir=state,
-            progress=out.progress,
-            allow_overlap=allow_overlap,
-            memory_bytes=budget,
-        )
+        try:
+            measured = run(
+                source,
+                original,
+                text,
+                n=n,
+                seq_len=seq_len,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+                threads=threads,
+                state_dir=state,
+                progress=out.progress,
+                allow_overlap=allow_overlap,
+                memory_bytes=budget,
+            )
+        except BaseException:
+            remove_empty(directory)  # what failed before the first window leaves nothing behind
+            raise
         results, document = write_measurement(measured, directory)
     out.result({**document, "directory": str(directory)}, _text(results, directory))
     return EXIT_PASS

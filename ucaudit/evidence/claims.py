@@ -31,6 +31,7 @@ from ucaudit.core.stats import (
     percentile,
     standard_deviation,
     t_interval,
+    windows_to_decide,
 )
 from ucaudit.core.stats import Interval as Estimate
 from ucaudit.core.tokenvalues import TokenValues
@@ -143,7 +144,8 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
         )
         observed, interval = results.kl.estimate, results.kl
     elif planned.metric == "top1Agreement":
-        judgement = _at_least(results.top1, threshold, values.n)
+        shares = window_means(values, values.rows(values.top1))
+        judgement = _at_least(results.top1, threshold, shares)
         observed, interval = results.top1.estimate, results.top1
     elif planned.metric == "bitsPerWeight":
         stored = record.pack.bits_per_weight
@@ -268,7 +270,8 @@ def _manifest(record: Attestation) -> Judgement:
     return Judgement("inconclusive", "the record names no manifest to compare with", None)
 
 
-def _at_least(interval: Interval, threshold: float, n: int) -> Judgement:
+def _at_least(interval: Interval, threshold: float, shares: Sequence[float]) -> Judgement:
+    n = len(shares)
     if interval.upper < threshold:
         return Judgement("fail", "the interval lies below the threshold", None)
     if interval.lower >= threshold:
@@ -276,7 +279,15 @@ def _at_least(interval: Interval, threshold: float, n: int) -> Judgement:
             return Judgement("pass", "the interval lies at or above the threshold", None)
         reason = f"{n} windows are too few to pass: at least {MINIMUM_WINDOWS} are needed"
         return Judgement("inconclusive", reason, MINIMUM_WINDOWS)
-    return Judgement("inconclusive", "the interval spans the threshold", None)
+    # "At least" is "at most" with both signs turned.
+    needed = windows_to_decide([-share for share in shares], -threshold, interval.confidence)
+    if needed is None:
+        reason = "the share lies on the threshold: no number of windows would decide"
+        return Judgement("inconclusive", reason, None)
+    needed = max(needed, n + 1)
+    towards = "pass" if interval.estimate > threshold else "fail"
+    reason = f"the interval spans the threshold; about {needed} windows would decide (as things stand: {towards})"
+    return Judgement("inconclusive", reason, needed)
 
 
 def _record(estimate: Estimate) -> Interval:
