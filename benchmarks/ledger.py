@@ -143,9 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument(
-        "--directory", type=Path, default=None, help="where to make it (default: /tmp)"
-    )
+    parser.add_argument("--directory", type=Path, default=None, help="where to make it (default: /tmp)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as place:

@@ -166,3 +166,89 @@ def test_one_window_has_no_interval(tmp_path: Path) -> None:
     done = ucaudit("bound", tmp_path, "--json")
     assert done.code == 3
     assert "at least 2 windows, found 1" in json.dumps(done.json)
+
+
+# --- breakdowns --------------------------------------------------------------------------------------------
+def test_breakdowns_are_in_the_summary_and_in_json(root: Path) -> None:
+    done = ucaudit("bound", root / "bare")
+    for line in ("by position", "  1 ", "  2 to 4 ", "  5 to 16 ", "by p(token)", "  0.1 to 0.5 ", "skewness"):
+        assert line in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+    broken = ucaudit("bound", root / "bare", "--json").json["breakdown"]
+    assert [row["window"] for row in broken["windows"]] == list(tokenvalues.load(root / "bare").windows)
+    assert sum(cell["tokens"] for cell in broken["positions"]) == 640
+    assert sum(cell["tokens"] for cell in broken["referenceConfidence"]) == 640
+    results = ucaudit("bound", root / "bare", "--json").json["results"]
+    assert broken["positions"][0].keys() == {"low", "high", "tokens", "difference", "kl", "top1"}
+    means = [row["difference"] for row in broken["windows"]]
+    assert sum(means) / 40 == pytest.approx(results["meanDifference"])
+
+
+@pytest.mark.parametrize(
+    ("by", "header", "rows"),
+    [
+        ("window", "window  NLL difference  mean KL  top-1", 40),
+        ("position", "by position  tokens  NLL difference", 3),
+        ("confidence", "by p(token)    tokens  NLL difference", 5),
+    ],
+)
+def test_one_breakdown_in_full(root: Path, by: str, header: str, rows: int) -> None:
+    done = ucaudit("bound", root / "bare", "--by", by)
+    lines = done.out.splitlines()
+    assert (done.code, lines[0].startswith(header), len(lines)) == (0, True, rows + 1)
+    assert max(map(len, lines)) <= 80
+
+
+def test_documents_are_the_units_where_the_files_name_them(tmp_path: Path) -> None:
+    values = replace(make_values(n=60), documents=tuple(index // 2 for index in range(60)))
+    tokenvalues.save(tmp_path, values)
+    done = ucaudit("bound", tmp_path, "--margin", 1.0125, "--json")
+    assert (done.code, done.json["results"]["documents"]) == (0, 30)
+    assert done.json["results"]["ratio"]["method"] == "student-t over documents"
+    assert ucaudit("bound", tmp_path).out.startswith("windows, tokens    60, 960, from 30 documents\n")
+    assert ucaudit("bound", tmp_path, "--by", "window").out.splitlines()[3].split()[:2] == [
+        str(values.windows[2]),
+        "1",
+    ]
+    tokenvalues.save(tmp_path, replace(values, documents=tuple(index // 3 for index in range(60))))
+    few = ucaudit("bound", tmp_path, "--margin", 1.0125)
+    assert few.code == 5
+    assert "20 documents are too few to pass: at least 30 are" in few.out
+
+
+# --- a published ratio -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "code", "outcome"),
+    [
+        (("1.0037", "--same-text"), 0, "consistent"),
+        (("1.0005", "--same-text"), 1, "worse"),
+        (("1.0200", "--same-text"), 0, "better"),
+        (("1.003", "--same-text", "--published-n", "1"), 5, "cannot tell"),
+        (("1.0037",), 5, "not comparable"),
+    ],
+)
+def test_published_ratio(root: Path, words: tuple[str, ...], code: int, outcome: str) -> None:
+    done = ucaudit("bound", root / "bare", "--published", *words, "--json")
+    assert (done.code, done.json["published"]["outcome"]) == (code, outcome)
+    text = ucaudit("bound", root / "bare", "--published", *words)
+    assert f"published ratio: {outcome.upper()}: " in text.out
+    assert max(map(len, text.out.splitlines())) <= 80
+
+
+def test_published_on_windows_of_another_length(root: Path) -> None:
+    words = ("--published", "1.0037", "--same-text", "--published-seq-len", 1024)
+    done = ucaudit("bound", root / "good", *words, "--json")
+    assert (done.code, done.json["published"]["outcome"]) == (5, "not comparable")
+    assert done.json["published"]["reason"] == "it was measured on windows of 1024 tokens, this on 17"
+
+
+@pytest.mark.parametrize("ratio", ["x", "1,0037", "-1.0", "nan", "1e3", "0.0", ".5", "1." + "0" * 40])
+def test_published_ratios_that_are_none(root: Path, ratio: str) -> None:
+    done = ucaudit("bound", root / "bare", "--published=" + ratio, "--same-text")
+    assert (done.code, done.out) == (3, "")
+    assert "published ratio is" in done.err
+
+
+def test_a_margin_outweighs_a_published_ratio(root: Path) -> None:
+    done = ucaudit("bound", root / "bare", "--published", "1.0005", "--same-text", "--margin", 1.0125)
+    assert done.code == 0

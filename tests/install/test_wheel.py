@@ -16,7 +16,7 @@ FIXTURES = ROOT / "fixtures"
 BUNDLE, PACK = FIXTURES / "bundle", FIXTURES / "pack"
 TRUST, POLICY = FIXTURES / "trust.toml", FIXTURES / "policy.toml"
 Run = Callable[..., subprocess.CompletedProcess[str]]
-HEAVY = ("torch", "numpy", "transformers", "jinja2", "weasyprint", "safetensors", "gguf")
+HEAVY = ("torch", "numpy", "transformers", "jinja2", "weasyprint", "safetensors", "gguf", "pyarrow")
 
 
 @pytest.mark.parametrize("kind", ["templates", "schemas"])

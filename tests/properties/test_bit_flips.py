@@ -1,7 +1,7 @@
-"""No flipped bit of a bundle, or of its ledger proof, is accepted; none ends in a traceback, takes long, or much memory.
+"""No flipped bit of a bundle, or of its ledger proof, is accepted; none ends in a traceback, or costs much.
 
-The fast tests flip every bit of the small files and every 53rd or so of the larger ones; the slow ones flip every bit
-of every file. One process does all of it: a second of start-up a flip would hide what is measured.
+The fast tests flip every bit of the small files and every 53rd or so of the larger ones; the slow ones flip every
+bit of every file. One process does all of it: a second of start-up a flip would hide what is measured.
 """
 
 import os
@@ -144,7 +144,8 @@ def test_a_fresh_process_stays_small_and_quick(tmp_path):
         "began = time.perf_counter()\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit as stopped: code = stopped.code\n"
-        "print(code, time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(code, time.perf_counter() - began, peak, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *laid.words], capture_output=True, text=True, check=False, timeout=60

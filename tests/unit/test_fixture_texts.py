@@ -1,7 +1,9 @@
-"""The calibration and evaluation texts are clean prose, and disjoint."""
+"""The calibration and evaluation texts are clean prose, and disjoint; so are the fixture models' three texts."""
 
 import hashlib
+import lzma
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,27 @@ def test_no_thirteen_words_in_common():
     assert not grams(first, 13) & grams(second, 13)
     # The check can fail: short runs of words are of course shared.
     assert grams(first, 3) & grams(second, 3)
+
+
+def bench_texts() -> dict[str, str]:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in TEXTS.glob("bench-*.txt")}
+    packed = TEXTS / "bench-training.txt.xz"
+    return {**texts, packed.name: lzma.decompress(packed.read_bytes()).decode("utf-8")}
+
+
+def test_the_fixture_models_texts_have_no_thirteen_words_in_common():
+    texts = bench_texts()
+    assert {name: len(text.encode()) > 100_000 for name, text in texts.items()} == dict.fromkeys(
+        ("bench-calibration.txt", "bench-evaluation.txt", "bench-training.txt.xz"), True
+    )
+    found = {name: grams(text, 13) for name, text in texts.items()}
+    # The models have not seen the other two texts either, so those can be used with them as well.
+    found |= {name: grams((TEXTS / name).read_text(encoding="utf-8"), 13) for name in SIZES}
+    for first, second in combinations(found, 2):
+        # bench-evaluation.txt ends with entries of evaluation.txt, likewise calibration: the README says so.
+        if first.removeprefix("bench-") != second.removeprefix("bench-"):
+            assert not found[first] & found[second], (first, second)
+    assert len(found["bench-training.txt.xz"]) > 700_000
 
 
 @pytest.mark.parametrize("name", SIZES)

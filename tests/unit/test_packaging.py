@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements"
 HASHED = ("lock.txt", "base.txt", "dev.txt", "torch.txt")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-HEAVY = {"torch", "numpy", "transformers", "jinja2", "weasyprint", "safetensors", "gguf"}
+HEAVY = {"torch", "numpy", "transformers", "jinja2", "weasyprint", "safetensors", "gguf", "pyarrow"}
 
 
 def entries(name: str) -> list[str]:

@@ -14,6 +14,7 @@ from ucaudit.cli.common import (
     key_options,
     key_password,
     output_options,
+    overlap_options,
     prepare_compute,
     table,
 )
@@ -36,6 +37,7 @@ _EXITS = {
 @click.option("--reference", type=click.Path(path_type=Path), required=True, help="The uncompressed model.")
 @click.option("--policy", "policy_file", type=click.Path(path_type=Path), required=True, help="What to judge.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="Evaluation text (default: the policy's).")
+@overlap_options
 @click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), help="Enter the record in this ledger.")
 @click.option("--ledger-key", help="The ledger's key, if it is another one than --key.")
 @click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="The plan made beforehand.")
@@ -54,6 +56,8 @@ def attest(
     reference: Path,
     policy_file: Path,
     corpus: Path | None,
+    calibration: Path | None,
+    allow_overlap: bool,
     ledger_dir: Path | None,
     ledger_key: str | None,
     plan_file: Path | None,
@@ -100,13 +104,18 @@ def attest(
         render=(lambda opened: _render(opened, profiles, paper)) if profiles else None,
         device=device,
         threads=threads,
+        calibration=calibration,
+        allow_overlap=allow_overlap,
     )
     if dry_run:
         from ucaudit.lab.estimate import estimate
         from ucaudit.lab.preflight import preflight
 
         figures = estimate(preflight(request), device)
-        out.result({"dryRun": True, **figures}, table([(name, f"{value}") for name, value in figures.items()]))
+        out.result(
+            {"dryRun": True, **figures, "exitCode": EXIT_PASS},
+            table([(name, f"{value}") for name, value in figures.items()]),
+        )
         return EXIT_PASS
     outcome = run(request, progress=out.progress)
     code = _exit_code(outcome)

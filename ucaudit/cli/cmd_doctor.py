@@ -14,6 +14,7 @@ from ucaudit.core.errors import EXIT_PASS, install_hint
 
 _EXTRAS = {
     "measure": ("torch", "transformers", "safetensors", "gguf", "numpy"),
+    "parquet": ("pyarrow",),
     "report": ("jinja2", "weasyprint", "segno"),
     "timestamp": ("rfc3161_client",),
     "ssh": ("bcrypt",),

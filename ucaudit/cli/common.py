@@ -164,6 +164,18 @@ def compute_options(function: F) -> F:
     )(function)
 
 
+def overlap_options(function: F) -> F:
+    """Add ``--calibration`` and ``--allow-overlap``; the command receives ``calibration`` and ``allow_overlap``."""
+    function = click.option(
+        "--allow-overlap", is_flag=True, help="Allow text of the pack's calibration; it is recorded."
+    )(function)
+    return click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        help="The pack's calibration text: search the windows for passages of it.",
+    )(function)
+
+
 def key_options(function: F) -> F:
     """Add ``--key`` and ``--password-file``; the command receives ``key: str, password_file: Path | None``."""
     function = click.option(

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "reconstruct": ("ucaudit.cli.cmd_reconstruct:reconstruct", "Turn a pack back into tensors and hash them."),
     "plan": ("ucaudit.cli.cmd_plan:plan", "Pre-register a measurement in the ledger."),
     "measure": ("ucaudit.cli.cmd_measure:measure", "Measure a pack's perplexity against its reference."),
+    "merge": ("ucaudit.cli.cmd_merge:merge", "Join the shares of a measurement made on several machines."),
     "bound": ("ucaudit.cli.cmd_bound:bound", "Recompute every statistic from the saved per-token files."),
     "attest": ("ucaudit.cli.cmd_attest:attest", "Reconstruct, measure, judge, sign, and enter in the ledger."),
     "countersign": ("ucaudit.cli.cmd_countersign:countersign", "Add a signed endorsement to a bundle."),

@@ -5,6 +5,9 @@
 ``pair.safetensors``
     ``kl`` F32 [n, t]: KL(reference‖pack) in nats over the whole vocabulary; ``top1`` U8 [n, t]: 1 where the most
     likely tokens agree; ``window`` I64 [n].
+
+Where the text says which document a window comes from, all three files also hold ``document`` I64 [n]: the number
+of the row that holds most of the window's tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -46,6 +50,7 @@ class TokenValues:
         reference, pack: log-probabilities of the true tokens, nats, fp32 values.
         kl: KL(reference‖pack), nats, fp32 values.
         top1: 1 where the top-1 tokens agree, else 0.
+        documents: the document each window comes from, where the text says so.
     """
 
     windows: tuple[int, ...]
@@ -54,6 +59,7 @@ class TokenValues:
     pack: array[float]
     kl: array[float]
     top1: array[int]
+    documents: tuple[int, ...] | None = None
 
     @property
     def n(self) -> int:
@@ -76,8 +82,13 @@ class TokenValues:
             raise MalformedRecordError("no windows", subject=subject)
         if any(len(values) != count for values in (self.reference, self.pack, self.kl, self.top1)):
             raise MalformedRecordError("the values do not have one shape", subject=subject)
-        if any(b <= a for a, b in zip(self.windows, self.windows[1:], strict=False)) or self.windows[0] < 0:
+        if any(b <= a for a, b in pairwise(self.windows)) or self.windows[0] < 0:
             raise MalformedRecordError("window indexes are not ascending", subject=subject)
+        if self.documents is not None:
+            # Windows are cut from one stream, so their documents cannot go back.
+            falling = any(b < a for a, b in pairwise(self.documents))
+            if len(self.documents) != self.n or falling or self.documents[0] < 0:
+                raise MalformedRecordError("document numbers are not one a window, ascending", subject=subject)
         self._check_range("reference log-probability", self.reference, -math.inf, _ROUNDING, subject)
         self._check_range("pack log-probability", self.pack, -math.inf, _ROUNDING, subject)
         self._check_range("kl divergence", self.kl, -_ROUNDING, math.inf, subject)
@@ -115,15 +126,13 @@ def save(directory: Path, values: TokenValues) -> dict[str, str]:
     """
     values.check(subject=str(directory))
     shape = (values.n, values.tokens)
-    window = ("I64", (values.n,), _bytes(array("q", values.windows)))
-    write(directory / REFERENCE_FILE, {"logprob": ("F32", shape, _floats(values.reference)), "window": window})
-    write(directory / PACK_FILE, {"logprob": ("F32", shape, _floats(values.pack)), "window": window})
-    pair = {
-        "kl": ("F32", shape, _floats(values.kl)),
-        "top1": ("U8", shape, values.top1.tobytes()),
-        "window": window,
-    }
-    write(directory / PAIR_FILE, pair)
+    places = {"window": ("I64", (values.n,), _bytes(array("q", values.windows)))}
+    if values.documents is not None:
+        places["document"] = ("I64", (values.n,), _bytes(array("q", values.documents)))
+    write(directory / REFERENCE_FILE, {"logprob": ("F32", shape, _floats(values.reference)), **places})
+    write(directory / PACK_FILE, {"logprob": ("F32", shape, _floats(values.pack)), **places})
+    pair = {"kl": ("F32", shape, _floats(values.kl)), "top1": ("U8", shape, values.top1.tobytes())}
+    write(directory / PAIR_FILE, {**pair, **places})
     return {name: sha256_file(directory / name) for name in FILES}
 
 
@@ -134,22 +143,65 @@ def load(directory: Path) -> TokenValues:
         NotFoundError: one is missing.
         MalformedRecordError: one is malformed, or they do not belong together.
     """
-    reference, windows, tokens = _read(directory / REFERENCE_FILE, {"logprob": "F32"})
-    pack, pack_windows, pack_tokens = _read(directory / PACK_FILE, {"logprob": "F32"})
-    pair, pair_windows, pair_tokens = _read(directory / PAIR_FILE, {"kl": "F32", "top1": "U8"})
-    if not (windows == pack_windows == pair_windows and tokens == pack_tokens == pair_tokens):
+    reference, places, tokens = _read(directory / REFERENCE_FILE, {"logprob": "F32"})
+    pack, pack_places, pack_tokens = _read(directory / PACK_FILE, {"logprob": "F32"})
+    pair, pair_places, pair_tokens = _read(directory / PAIR_FILE, {"kl": "F32", "top1": "U8"})
+    if not (places == pack_places == pair_places and tokens == pack_tokens == pair_tokens):
         raise MalformedRecordError("the three per-token files are not of one measurement", subject=str(directory))
     return TokenValues(
-        windows=windows,
+        windows=places["window"],
         tokens=tokens,
         reference=_array("f", reference["logprob"]),
         pack=_array("f", pack["logprob"]),
         kl=_array("f", pair["kl"]),
         top1=_array("B", pair["top1"]),
+        documents=places.get("document"),
     ).check(subject=str(directory))
 
 
-def _read(path: Path, wanted: dict[str, str]) -> tuple[dict[str, bytes], tuple[int, ...], int]:
+def join(parts: Sequence[TokenValues], *, subject: str = "values") -> TokenValues:
+    """One set of values from several with disjoint windows, in any order.
+
+    Raises:
+        MalformedRecordError: window lengths differ, only some know their documents, or a window is there twice.
+    """
+    first = parts[0]
+    if any(part.tokens != first.tokens for part in parts):
+        raise MalformedRecordError("the parts' windows differ in length", subject=subject)
+    if any((part.documents is None) != (first.documents is None) for part in parts):
+        raise MalformedRecordError("only some of the parts know their documents", subject=subject)
+    order = sorted(
+        (window, number, row) for number, part in enumerate(parts) for row, window in enumerate(part.windows)
+    )
+    twice = [a[0] for a, b in pairwise(order) if a[0] == b[0]]
+    if twice:
+        raise MalformedRecordError(f"window {twice[0]} is there twice", subject=subject)
+    columns: dict[str, array[Any]] = {name: array("f") for name in ("reference", "pack", "kl")}
+    columns["top1"] = array("B")
+    documents = []
+    for _, number, row in order:
+        part, begin = parts[number], row * first.tokens
+        for name, column in columns.items():
+            column.extend(getattr(part, name)[begin : begin + first.tokens])
+        if part.documents is not None:
+            documents.append(part.documents[row])
+    return TokenValues(
+        windows=tuple(window for window, _, _ in order),
+        tokens=first.tokens,
+        reference=columns["reference"],
+        pack=columns["pack"],
+        kl=columns["kl"],
+        top1=columns["top1"],
+        documents=tuple(documents) if first.documents is not None else None,
+    ).check(subject=subject)
+
+
+_PLACES: Final[tuple[str, ...]] = ("window", "document")
+_Read = tuple[dict[str, bytes], dict[str, tuple[int, ...]], int]
+
+
+def _read(path: Path, wanted: dict[str, str]) -> _Read:
+    """A file's tensors of values, where its windows lie, and how many values each has."""
     with open_regular(path) as handle:
         try:
             return _read_open(handle, {**wanted, "window": "I64"}, str(path))
@@ -157,24 +209,23 @@ def _read(path: Path, wanted: dict[str, str]) -> tuple[dict[str, bytes], tuple[i
             raise MalformedRecordError(error.message, subject=error.subject) from error
 
 
-def _read_open(
-    handle: BinaryIO, wanted: dict[str, str], subject: str
-) -> tuple[dict[str, bytes], tuple[int, ...], int]:
+def _read_open(handle: BinaryIO, wanted: dict[str, str], subject: str) -> _Read:
     tensors = read_header(handle, subject=subject).tensors
-    if set(tensors) != set(wanted):
+    if set(tensors) - {"document"} != set(wanted):
         raise MalformedRecordError(f"expected the tensors {', '.join(wanted)}", subject=subject)
-    for name, dtype in wanted.items():
-        if tensors[name].dtype != dtype:
-            raise MalformedRecordError(f"{name} is {tensors[name].dtype}, expected {dtype}", subject=subject)
-    shapes = {info.shape for name, info in tensors.items() if name != "window"}
+    for name, info in tensors.items():
+        if info.dtype != wanted.get(name, "I64"):
+            expected = wanted.get(name, "I64")
+            raise MalformedRecordError(f"{name} is {info.dtype}, expected {expected}", subject=subject)
+    shapes = {info.shape for name, info in tensors.items() if name not in _PLACES}
     shape = shapes.pop()
-    if shapes or len(shape) != 2 or tensors["window"].shape != shape[:1]:
+    if shapes or len(shape) != 2 or any(tensors[name].shape != shape[:1] for name in _PLACES if name in tensors):
         raise MalformedRecordError("the tensors do not have one shape [n, t]", subject=subject)
     if shape[0] * shape[1] > MAX_TOKENS:
         raise MalformedRecordError(f"{shape[0] * shape[1]} tokens, at most {MAX_TOKENS}", subject=subject)
     data = {name: read_tensor(handle, info, subject=subject) for name, info in tensors.items()}
-    windows = tuple(_array("q", data.pop("window")))
-    return data, windows, shape[1]
+    places = {name: tuple(_array("q", data.pop(name))) for name in _PLACES if name in data}
+    return data, places, shape[1]
 
 
 def _array(kind: str, data: bytes) -> array[Any]:

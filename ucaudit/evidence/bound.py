@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-from pydantic import ValidationError
 
 from ucaudit.core import strictjson
 from ucaudit.core.digest import sha256_file
 from ucaudit.core.errors import InputError, MalformedRecordError
 from ucaudit.core.files import read_limited
 from ucaudit.core.records import Attestation, Claim, Determination, Measurement, Results
-from ucaudit.core.stats import Judgement, bootstrap_t_interval, judge_at_most, t_interval
+from ucaudit.core.stats import (
+    Judgement,
+    VendorComparison,
+    bootstrap_t_interval,
+    compare_vendor_point,
+    judge_at_most,
+    t_interval,
+)
 from ucaudit.core.tokenvalues import TokenValues, load
+from ucaudit.evidence.breakdown import Breakdown, break_down
 from ucaudit.evidence.bundle import ATTESTATION, open_bundle
 from ucaudit.evidence.claims import (
     BOOTSTRAP_SEED,
@@ -23,12 +30,40 @@ from ucaudit.evidence.claims import (
     determine,
     differences,
     judge_all,
-    window_differences,
+    ratio_sample,
 )
 
 SUMMARY_FILE: Final = "measurement.json"
 DEFAULT_CONFIDENCE: Final = 0.95
 _MAX_SUMMARY: Final = 64 << 20
+_DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.(?P<decimals>[0-9]{1,12}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A vendor's point ratio as it was published.
+
+    Attributes:
+        ratio: as written, e.g. ``1.0066``; the decimals tell how it was rounded.
+        windows: how many windows the vendor says it measured.
+        seq_len: tokens a window; None if unknown.
+        same_text: whether it was measured on this very text, which only the user can know.
+    """
+
+    ratio: str
+    windows: int
+    seq_len: int | None = None
+    same_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What a measurement directory says of its values, beside the values."""
+
+    seed: int = BOOTSTRAP_SEED
+    tolerance: float = 0.0
+    seq_len: int | None = None
+    share: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +79,9 @@ class Bound:
         margin: the ratio that was asked about.
         tolerance: the numerical tolerance on ln ratio that the judgement used.
         judgement: of "the ratio is at most the margin", if a margin was given.
+        breakdown: by window, position and the reference's confidence.
+        share: first window, end and number of the draw, if these are the values of a share only.
+        comparison: with a published ratio, if one was given.
     """
 
     results: Results
@@ -54,9 +92,18 @@ class Bound:
     margin: float | None
     tolerance: float
     judgement: Judgement | None
+    breakdown: Breakdown
+    share: tuple[int, int, int] | None = None
+    comparison: VendorComparison | None = None
 
 
-def rederive(path: Path, *, margin: float | None = None, confidence: float | None = None) -> Bound:
+def rederive(
+    path: Path,
+    *,
+    margin: float | None = None,
+    confidence: float | None = None,
+    published: Published | None = None,
+) -> Bound:
     """Recompute figures and verdicts.
 
     Args:
@@ -64,6 +111,7 @@ def rederive(path: Path, *, margin: float | None = None, confidence: float | Non
             it: the numerical tolerance is in it, and is 0 without it).
         margin: a ratio to judge, above 0.
         confidence: two-sided; by default the record's, else 0.95. A record's own claims keep theirs.
+        published: a vendor's point ratio to compare with.
 
     Raises:
         NotFoundError, MalformedRecordError: the files are missing or malformed.
@@ -72,11 +120,22 @@ def rederive(path: Path, *, margin: float | None = None, confidence: float | Non
     if margin is not None and not (margin > 0.0 and math.isfinite(margin)):
         raise InputError(f"a margin is a ratio above 0, found {margin!r}")
     if not (path / ATTESTATION).exists():
-        seed, signed_tolerance = _from_summary(path / SUMMARY_FILE)
+        context = _from_summary(path / SUMMARY_FILE)
         values = load(path)
-        shown = compute_results(values, confidence=confidence or DEFAULT_CONFIDENCE, seed=seed)
-        judgement = judge_margin(values, shown, margin, signed_tolerance)
-        return Bound(shown, None, (), None, (), margin, signed_tolerance, judgement)
+        shown = compute_results(values, confidence=confidence or DEFAULT_CONFIDENCE, seed=context.seed)
+        return Bound(
+            results=shown,
+            record=None,
+            claims=(),
+            determination=None,
+            disagreements=(),
+            margin=margin,
+            tolerance=context.tolerance,
+            judgement=judge_margin(values, shown, margin, context.tolerance),
+            breakdown=break_down(values, shown.ratio.confidence),
+            share=context.share,
+            comparison=_compare(values, shown, published, context.seq_len),
+        )
     bundle = open_bundle(path)
     record = bundle.record
     values = load(bundle.path)
@@ -107,6 +166,8 @@ def rederive(path: Path, *, margin: float | None = None, confidence: float | Non
         margin=margin,
         tolerance=tolerance,
         judgement=judge_margin(values, shown, margin, tolerance),
+        breakdown=break_down(values, shown.ratio.confidence),
+        comparison=_compare(values, shown, published, record.measurement.seq_len),
     )
 
 
@@ -114,7 +175,7 @@ def judge_margin(values: TokenValues, results: Results, margin: float | None, to
     """Judge "the ratio is at most ``margin``" at the confidence and seed of ``results``; None without a margin."""
     if margin is None:
         return None
-    windows, confidence = window_differences(values), results.ratio.confidence
+    windows, confidence = ratio_sample(values), results.ratio.confidence
     intervals = [
         t_interval(windows, confidence),
         bootstrap_t_interval(windows, confidence, seed=results.bootstrap_seed),
@@ -122,15 +183,44 @@ def judge_margin(values: TokenValues, results: Results, margin: float | None, to
     return judge_at_most(windows, math.log(margin), intervals, tolerance=tolerance)
 
 
-def _from_summary(path: Path) -> tuple[int, float]:
-    """The bootstrap seed and numerical tolerance of a measurement directory; defaults where it has no summary."""
+def _compare(
+    values: TokenValues, results: Results, published: Published | None, seq_len: int | None
+) -> VendorComparison | None:
+    if published is None:
+        return None
+    match = _DECIMAL.fullmatch(published.ratio)
+    if match is None:
+        raise InputError(f"a published ratio is a number like 1.0066, found {published.ratio[:40]!r}")
+    mismatch = None
+    if not published.same_text:
+        mismatch = "nothing says that it was measured on this text"
+    elif published.seq_len is not None and seq_len is not None and published.seq_len != seq_len:
+        mismatch = f"it was measured on windows of {published.seq_len} tokens, this on {seq_len}"
+    return compare_vendor_point(
+        ratio_sample(values),
+        float(published.ratio),
+        decimals=len(match["decimals"] or ""),
+        vendor_windows=published.windows,
+        confidence=results.ratio.confidence,
+        mismatch=mismatch,
+    )
+
+
+def _from_summary(path: Path) -> _Context:
+    """What a measurement directory's summary says; defaults where it has none."""
     if not path.exists():
-        return BOOTSTRAP_SEED, 0.0
+        return _Context()
     subject = str(path)
     document = strictjson.loads(read_limited(path, _MAX_SUMMARY), subject=subject)
     try:
         measurement = Measurement.model_validate_json(strictjson.dumps(document["measurement"]))
+        if "share" in document:
+            first, end = document["share"]
+            if not (type(first) is type(end) is int and 0 <= first < end <= measurement.n):
+                raise ValueError("a share that is none")
+            share = (first, end, measurement.n)
+            return _Context(BOOTSTRAP_SEED, measurement.tolerance, measurement.seq_len, share)
         results = Results.model_validate_json(strictjson.dumps(document["results"]))
-    except (KeyError, TypeError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise MalformedRecordError("not a measurement summary", subject=subject) from error
-    return results.bootstrap_seed, measurement.tolerance
+    return _Context(results.bootstrap_seed, measurement.tolerance, measurement.seq_len)

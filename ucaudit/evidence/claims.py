@@ -22,11 +22,11 @@ from ucaudit.core.stats import (
     MINIMUM_WINDOWS,
     RESAMPLES,
     Judgement,
+    Sample,
     agreement_interval,
     bootstrap_t_interval,
     design_effect,
     judge_at_most,
-    mean,
     minimum_detectable_drift,
     percentile,
     standard_deviation,
@@ -71,6 +71,16 @@ def window_means(values: TokenValues, which: Sequence[Sequence[float]]) -> list[
     return [math.fsum(row) / values.tokens for row in which]
 
 
+def ratio_sample(values: TokenValues) -> Sample:
+    """The windows' differences of NLL, grouped by document where that is known."""
+    return Sample.of(window_differences(values), values.documents)
+
+
+def kl_sample(values: TokenValues) -> Sample:
+    """The windows' mean KL divergences, grouped by document where that is known."""
+    return Sample.of(window_means(values, values.rows(values.kl)), values.documents)
+
+
 def compute_results(values: TokenValues, *, confidence: float, seed: int) -> Results:
     """Every figure of a record, from the per-token values alone.
 
@@ -82,9 +92,8 @@ def compute_results(values: TokenValues, *, confidence: float, seed: int) -> Res
     Raises:
         InputError: fewer than two windows.
     """
-    differences = window_differences(values)
+    differences, kl = ratio_sample(values), kl_sample(values)
     ratio = t_interval(differences, confidence)
-    kl = window_means(values, values.rows(values.kl))
     agreement = window_means(values, values.rows(values.top1))
     total = values.n * values.tokens
     token_differences = [reference - pack for reference, pack in zip(values.reference, values.pack, strict=True)]
@@ -92,11 +101,12 @@ def compute_results(values: TokenValues, *, confidence: float, seed: int) -> Res
     squares = [(math.exp(b) - math.exp(a)) ** 2 for a, b in zip(values.reference, values.pack, strict=True)]
     return Results(
         windows=values.n,
+        documents=differences.n if differences.unit == "documents" else None,
         tokens=total,
         ppl_reference=math.exp(-math.fsum(values.reference) / total),
         ppl_pack=math.exp(-math.fsum(values.pack) / total),
         mean_difference=ratio.estimate,
-        sd_difference=standard_deviation(differences),
+        sd_difference=standard_deviation(window_differences(values)),
         design_effect=design_effect(differences, token_differences),
         ratio=_record(ratio.exp()),
         ratio_bootstrap=_record(bootstrap_t_interval(differences, confidence, seed=seed).exp()),
@@ -105,9 +115,9 @@ def compute_results(values: TokenValues, *, confidence: float, seed: int) -> Res
         kl=_record(t_interval(kl, confidence)),
         kl_bootstrap=_record(bootstrap_t_interval(kl, confidence, seed=seed)),
         kl_percentiles=tuple(Percentile(percent=p, value=percentile(sorted_kl, p)) for p in PERCENTS),
-        top1=_record(agreement_interval(agreement, values.tokens, confidence)),
+        top1=_record(agreement_interval(agreement, values.tokens, confidence, values.documents)),
         rms_delta_p=math.sqrt(math.fsum(squares) / total),
-        tv_bound=math.sqrt(max(mean(kl), 0.0) / 2),
+        tv_bound=math.sqrt(max(kl.mean, 0.0) / 2),
         minimum_detectable_drift=minimum_detectable_drift(differences, confidence),
     )
 
@@ -129,7 +139,7 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
     _require_judgeable(planned)
     if planned.metric == "pplRatio":
         judgement = judge_at_most(
-            window_differences(values),
+            ratio_sample(values),
             math.log(threshold),
             [_log(results.ratio), _log(results.ratio_bootstrap)],
             tolerance=record.measurement.tolerance,
@@ -137,15 +147,14 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
         observed, interval = results.ratio.estimate, results.ratio
     elif planned.metric == "meanKl":
         judgement = judge_at_most(
-            window_means(values, values.rows(values.kl)),
+            kl_sample(values),
             threshold,
             [_plain(results.kl), _plain(results.kl_bootstrap)],
             tolerance=record.measurement.tolerance,
         )
         observed, interval = results.kl.estimate, results.kl
     elif planned.metric == "top1Agreement":
-        shares = window_means(values, values.rows(values.top1))
-        judgement = _at_least(results.top1, threshold, shares)
+        judgement = _at_least(results.top1, threshold, values)
         observed, interval = results.top1.estimate, results.top1
     elif planned.metric == "bitsPerWeight":
         stored = record.pack.bits_per_weight
@@ -270,21 +279,21 @@ def _manifest(record: Attestation) -> Judgement:
     return Judgement("inconclusive", "the record names no manifest to compare with", None)
 
 
-def _at_least(interval: Interval, threshold: float, shares: Sequence[float]) -> Judgement:
-    n = len(shares)
+def _at_least(interval: Interval, threshold: float, values: TokenValues) -> Judgement:
+    shares = window_means(values, values.rows(values.top1))
+    sample = Sample.of([-share for share in shares], values.documents)
     if interval.upper < threshold:
         return Judgement("fail", "the interval lies below the threshold", None)
+    needed = windows_to_decide(sample, -threshold, interval.confidence)
     if interval.lower >= threshold:
-        if n >= MINIMUM_WINDOWS:
+        if sample.n >= MINIMUM_WINDOWS:
             return Judgement("pass", "the interval lies at or above the threshold", None)
-        reason = f"{n} windows are too few to pass: at least {MINIMUM_WINDOWS} are needed"
-        return Judgement("inconclusive", reason, MINIMUM_WINDOWS)
-    # "At least" is "at most" with both signs turned.
-    needed = windows_to_decide([-share for share in shares], -threshold, interval.confidence)
+        reason = f"{sample.n} {sample.unit} are too few to pass: at least {MINIMUM_WINDOWS} are needed"
+        return Judgement("inconclusive", reason, needed)
     if needed is None:
         reason = "the share lies on the threshold: no number of windows would decide"
         return Judgement("inconclusive", reason, None)
-    needed = max(needed, n + 1)
+    needed = max(needed, values.n + 1)
     towards = "pass" if interval.estimate > threshold else "fail"
     reason = f"the interval spans the threshold; about {needed} windows would decide (as things stand: {towards})"
     return Judgement("inconclusive", reason, needed)

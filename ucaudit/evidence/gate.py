@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from ucaudit.core.errors import PolicyViolationError
 from ucaudit.core.records import Attestation, Claim, parse_time
+from ucaudit.core.spans import span_fits
 from ucaudit.core.tokenvalues import load
 from ucaudit.evidence.bundle import OpenBundle
 from ucaudit.evidence.checks import Level, Verification
@@ -156,6 +157,15 @@ def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
             f"expected {corpus[:16]}…, found {measured[:16]}…",
             f"sha-256 {corpus[:16]}…",
         )
+    column, measured_column = policy.measurement.text_column, record.measurement.corpus.text_column
+    if column is not None:
+        rule("text-column", "the text's column", column == measured_column, f"found {measured_column}", column)
+    rows = record.measurement.corpus.rows
+    if policy.measurement.rows is None and rows is not None:
+        rule.remark("rows", "warn", "the text's rows", f"{rows}, not pinned by the policy")
+    elif policy.measurement.rows is not None:
+        fits = rows is not None and span_fits(policy.measurement.rows, rows)
+        rule("rows", "the text's rows", fits, f"expected {policy.measurement.rows}, found {rows}", f"rows {rows}")
     allowed = policy.gate.allowed_codecs
     codec = record.pack.codec
     if allowed:

@@ -15,6 +15,7 @@ from ucaudit.core.files import read_limited
 from ucaudit.core.records.attestation import Context, PolicyExceptionRecord
 from ucaudit.core.records.base import Name, Record, Sha256, Slug
 from ucaudit.core.records.others import PlannedClaim
+from ucaudit.core.spans import SPAN_PATTERN
 from ucaudit.evidence.suggest import refuse_unknown
 
 _MAX_POLICY: Final = 1 << 20
@@ -45,6 +46,8 @@ class MeasurementRules(_Table):
 
     corpus: Name | None = None
     corpus_sha256: Sha256 | None = None
+    text_column: Name | None = None
+    rows: Annotated[str | None, Field(pattern=SPAN_PATTERN)] = None
     n: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     seq_len: Annotated[int, Field(ge=2, le=1_048_576)] = 1024
     seed: int = 42
@@ -299,6 +302,8 @@ TEMPLATE: Final = """\
 [measurement]
 # corpus = "evaluation.txt"          # relative to this file
 # corpus_sha256 = "…64 hex digits…"
+# text_column = "text"               # of a .jsonl or .parquet corpus
+# rows = "-10000:"                   # which of its rows: A:B, or -K: for the last K
 n = 50                               # windows; below 30 nothing can pass
 seq_len = 1024                       # tokens a window
 seed = 42

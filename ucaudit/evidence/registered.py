@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ucaudit.core.errors import LedgerInconsistentError, UntrustedKeyError, VerificationError
 from ucaudit.core.records import Attestation, Plan, SeedReference
@@ -16,16 +16,15 @@ from ucaudit.evidence.ledger import (
     LedgerProof,
     VerifiedProof,
     VerifierKey,
-    WitnessedTime,
-    WitnessKey,
     entry_for,
     verify_proof,
-    witnessed_times,
 )
-from ucaudit.evidence.seed import effective_seed, read_contribution
 from ucaudit.evidence.signing import Envelope
 from ucaudit.evidence.times import TrustedTime
 from ucaudit.evidence.trust import Trust, trusted_ledgers, trusted_witnesses
+
+if TYPE_CHECKING:
+    from ucaudit.evidence.ledger import WitnessedTime
 
 _PROOFS: Final = {
     "attestation": ("ledger", names.LEDGER_PROOF, names.LEDGER_ENTRY),
@@ -112,6 +111,10 @@ def _witnessed(
     """The trusted witnesses' cosignatures inside their windows; the earliest is a trusted time of the envelope."""
     slug, what = f"{slug}-witness", f"{subject} against the trusted witnesses"
     windows = {item.vkey: item.validity for item in trusted_witnesses(trust)}
+    if not windows:
+        return ()
+    from ucaudit.evidence.ledger import WitnessKey, witnessed_times  # who names no witness need not wait for it
+
     keys = {text: WitnessKey.parse(text, subject="trust file") for text in windows}
     found: list[WitnessedTime] = []
     for text, key in keys.items():
@@ -130,7 +133,7 @@ def _witnessed(
         result.times.add(TrustedTime(digest, found[0].time, f"witness {found[0].witness}"))
         fine = "; ".join(f"{item.witness} had seen {item.size} entries by {item.text}" for item in found)
         result.add(slug, what, None, fine)
-    elif windows:
+    else:
         result.remark(slug, "warn", what, "none of them cosigned this checkpoint: it shows no time")
     return tuple(found)
 
@@ -198,6 +201,8 @@ def check_seed(
     signers = find_signers(contribution, trust, result, "seed")
     if not signers:
         return None
+    from ucaudit.evidence.seed import effective_seed, read_contribution  # most plans have a seed of their own
+
     said = read_contribution(contribution, envelope.digest)
     judge_keys(signers, contribution, trust, "seed", said.created, result)
     _seed_value(record, effective_seed(envelope.digest, said.value), what, result)

@@ -26,7 +26,6 @@ from ucaudit.evidence.contents import check_closing, check_contents
 from ucaudit.evidence.endorsements import check_endorsements
 from ucaudit.evidence.plan import deviations
 from ucaudit.evidence.registered import Placed, check_entry, check_order, check_seed
-from ucaudit.evidence.seed import planned_seed
 from ucaudit.evidence.signing import Envelope, read_statement
 from ucaudit.evidence.stamps import collect_times
 from ucaudit.evidence.trust import Trust
@@ -108,7 +107,12 @@ def _plan(
     proven = check_entry(bundle, envelope, "plan", trust, result)
     judge_keys(signers, envelope, trust, "plan", statement.predicate.created, result)
     plan = statement.predicate
-    found = deviations(plan, record, seed=planned_seed(plan, envelope.digest, record.plan.seed))
+    seed: int | None = plan.seed
+    if plan.outside_seed:
+        from ucaudit.evidence.seed import planned_seed
+
+        seed = planned_seed(plan, envelope.digest, record.plan.seed)
+    found = deviations(plan, record, seed=seed)
     hidden = sorted(set(found) - set(record.plan.deviations))
     problem = VerificationError(f"undeclared deviation: {hidden[0]}", subject="plan") if hidden else None
     result.add("plan", "plan against what was measured", problem, "as planned" if not found else "; ".join(found))

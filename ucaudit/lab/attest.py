@@ -68,6 +68,8 @@ class Request:
         plan: the plan's envelope file, if the measurement was pre-registered.
         seed: the outside party's contribution to the seed, if the plan left the seed to one.
         render: makes the reports.
+        calibration: the pack's calibration text, to search the drawn windows for passages of it.
+        allow_overlap: attest on text of the pack's calibration all the same; it is recorded.
     """
 
     pack: Path
@@ -83,6 +85,8 @@ class Request:
     render: Render | None = None
     device: str = "cpu"
     threads: int | None = None
+    calibration: Path | None = None
+    allow_overlap: bool = False
 
 
 @dataclass
@@ -191,6 +195,8 @@ def _audit(
         threads=request.threads,
         state_dir=work,
         progress=progress,
+        calibration=request.calibration,
+        allow_overlap=request.allow_overlap,
         pack_digest=pack_files.digest,
         reference_digest=reference_files.digest,
     )

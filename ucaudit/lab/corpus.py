@@ -1,22 +1,27 @@
-"""The evaluation text, and which of its windows are scored.
+"""Which windows of the evaluation text are scored.
 
-One UTF-8 file is tokenised as one stream, without special tokens, and cut into consecutive windows of ``seq_len``
-tokens; what is left at the end is dropped. The windows to score are drawn by hashing, so anyone can redo the draw
-in any language (see :func:`draw`). Nothing else is done to the text: no normalisation, no stride, no overlap.
+The text (:mod:`ucaudit.lab.texts`) is tokenised as one stream, without special tokens, and cut into consecutive
+windows of ``seq_len`` tokens; what is left at the end is dropped. Documents follow each other in the stream, each
+tokenised together with the two newlines that part it from the next, and a window belongs to the document that most
+of its tokens come from. The windows to score are drawn by hashing, so anyone can redo the draw in any language (see
+:func:`draw`). Nothing else is done to the text: no normalisation, no stride, no overlap.
 """
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from ucaudit.core.digest import FileEntry, FileManifest, sha256_hex, sha256_stream
-from ucaudit.core.errors import CorpusError, InputError, MalformedRecordError, ModelError, missing_extra
-from ucaudit.core.files import read_limited
+from ucaudit.core.digest import FileEntry, FileManifest, sha256_stream
+from ucaudit.core.errors import CorpusError, InputError, ModelError, missing_extra
+from ucaudit.core.spans import resolve_span
 from ucaudit.core.windows import draw
+from ucaudit.lab.texts import Corpus, load_corpus
 from ucaudit.models.runtime import TOKENIZER_FILES
 
 try:
@@ -29,32 +34,28 @@ if TYPE_CHECKING:
 
     from ucaudit.packs.codecs.base import TensorSource
 
-MAX_CORPUS_BYTES: Final = 1 << 30
+__all__ = [
+    "Corpus",
+    "Windows",
+    "bos_token",
+    "cut_windows",
+    "draw",
+    "load_corpus",
+    "majority_documents",
+    "require_same_tokenizer",
+    "tokenise",
+    "tokenise_documents",
+    "tokenizer_manifest",
+]
+
 MIN_SEQ_LEN: Final = 2
-_BOM: Final = b"\xef\xbb\xbf"
 _PROBE: Final = "a"
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """One text file.
-
-    Attributes:
-        name: the file's name, without its directory.
-        sha256: of the file's bytes.
-        size: in bytes.
-        text: its content; never saved or recorded.
-    """
-
-    name: str
-    sha256: str
-    size: int
-    text: str = field(repr=False)
+_BATCH: Final = 1000  # documents given to the tokenizer at once
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The token ids that are scored.
+    """The token ids that are scored: those of a whole draw, or of a share of it.
 
     Attributes:
         corpus: the text they come from.
@@ -64,8 +65,10 @@ class Windows:
         available: whole windows in the text.
         seq_len: text tokens a window.
         seed: of the draw.
-        indexes: the drawn windows, ascending.
-        ids: int32 [n, seq_len], text tokens only.
+        drawn: all drawn windows, ascending.
+        drawn_ids: int32 [len(drawn), seq_len], text tokens only.
+        drawn_documents: the row each comes from (:func:`majority_documents`); None for a plain text.
+        share: which of them are scored here, from and up to; None for all.
     """
 
     corpus: Corpus
@@ -75,18 +78,47 @@ class Windows:
     available: int
     seq_len: int
     seed: int
-    indexes: tuple[int, ...]
-    ids: torch.Tensor = field(repr=False)
+    drawn: tuple[int, ...]
+    drawn_ids: torch.Tensor = field(repr=False)
+    drawn_documents: tuple[int, ...] | None = field(default=None, repr=False)
+    share: tuple[int, int] | None = None
+
+    @property
+    def _scored_here(self) -> slice:
+        return slice(None) if self.share is None else slice(*self.share)
+
+    @property
+    def indexes(self) -> tuple[int, ...]:
+        """The windows scored here, ascending."""
+        return self.drawn[self._scored_here]
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """int32 [n, seq_len]: their text tokens."""
+        return self.drawn_ids[self._scored_here]
+
+    @property
+    def documents(self) -> tuple[int, ...] | None:
+        """The documents they come from, where the text says so."""
+        return None if self.drawn_documents is None else self.drawn_documents[self._scored_here]
 
     @property
     def n(self) -> int:
-        """The number of windows drawn."""
+        """The number of windows scored here."""
         return len(self.indexes)
 
     @property
     def scored(self) -> int:
         """Tokens scored in each window: those that have a context."""
         return self.seq_len if self.bos_id is not None else self.seq_len - 1
+
+    @property
+    def cutting(self) -> str:
+        """How the text became a stream of tokens, in words."""
+        stream = "one token stream without special tokens"
+        if self.corpus.rows is None:
+            return stream
+        return f"{stream} of {len(self.corpus.texts)} documents, each tokenised with two newlines before the next"
 
     def input_ids(self, position: int) -> torch.Tensor:
         """What the models read: int64 [1, seq_len], one longer with a BOS token in front."""
@@ -97,48 +129,19 @@ class Windows:
 
     def row_bytes(self, position: int) -> bytes:
         """One window's text tokens as little-endian int32."""
-        return self.ids[position].numpy().astype("<i4").tobytes()
+        return _little_endian(self.ids[position])
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of ``bos ID`` (or ``bos none``), a newline, and the ids as little-endian int32, row by row."""
+        """SHA-256 of ``bos ID`` (or ``bos none``), a newline, and the whole draw's ids, row by row, int32 LE."""
         hasher = hashlib.sha256(f"bos {'none' if self.bos_id is None else self.bos_id}\n".encode("ascii"))
-        for position in range(self.n):
-            hasher.update(self.row_bytes(position))
+        for row in self.drawn_ids:
+            hasher.update(_little_endian(row))
         return hasher.hexdigest()
 
 
-def load_corpus(path: Path) -> Corpus:
-    """Read an evaluation text.
-
-    Raises:
-        NotFoundError, InputError: no such file, or not a regular one.
-        CorpusError: empty, over :data:`MAX_CORPUS_BYTES`, a byte-order mark, NUL bytes (binary data, UTF-16), or
-            not UTF-8.
-    """
-    path = Path(path)
-    subject = str(path)
-    try:
-        data = read_limited(path, MAX_CORPUS_BYTES)
-    except MalformedRecordError as error:
-        raise CorpusError(error.message, subject=subject) from error
-    if not data.strip():
-        raise CorpusError("the text is empty", subject=subject)
-    if data.startswith(_BOM):
-        raise CorpusError(
-            "starts with a byte-order mark, which would be scored as text",
-            subject=subject,
-            hint="save it as UTF-8 without a byte-order mark",
-        )
-    if (place := data.find(b"\0")) >= 0:
-        raise CorpusError(f"not a text: a NUL byte at byte {place}", subject=subject, hint="give a UTF-8 text file")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"not utf-8 at byte {error.start}", subject=subject, hint="convert it to UTF-8, e.g. with iconv"
-        ) from error
-    return Corpus(name=path.name, sha256=sha256_hex(data), size=len(data), text=text)
+def _little_endian(row: torch.Tensor) -> bytes:
+    return row.numpy().astype("<i4").tobytes()
 
 
 def tokenizer_manifest(source: TensorSource) -> FileManifest:
@@ -197,6 +200,7 @@ def cut_windows(
     seed: int,
     vocab_size: int,
     max_positions: int | None,
+    share: str | None = None,
 ) -> Windows:
     """Tokenise, cut, draw.
 
@@ -209,10 +213,11 @@ def cut_windows(
         seed: of the draw.
         vocab_size: of both models; every id must be below it.
         max_positions: the models' longest input, BOS included; None if there is no limit.
+        share: score only the A-th up to the B-th of the drawn windows, ``A:B``; all of them by default.
 
     Raises:
         CorpusError: too short for n windows; says how many there are.
-        InputError: ``n`` or ``seq_len`` too small.
+        InputError: ``n`` or ``seq_len`` too small, or no such share.
         ModelError: a token id outside the vocabulary, or windows longer than the models can read.
     """
     if seq_len < MIN_SEQ_LEN:
@@ -226,7 +231,7 @@ def cut_windows(
             subject="config.json",
             hint=f"--seq-len {max_positions - (bos is not None)}",
         )
-    ids = tokenise(corpus, tokenizer)
+    ids, ends = tokenise_documents(corpus, tokenizer)
     available = len(ids) // seq_len
     try:
         indexes = draw(available, n, seed, corpus.sha256)
@@ -244,34 +249,51 @@ def cut_windows(
             hint="the tokenizer belongs to another model",
         )
     rows = ids[: available * seq_len].view(available, seq_len)[list(indexes)]
-    return Windows(corpus, tokenizer_digest, bos, len(ids), available, seq_len, seed, indexes, rows)
+    documents = None
+    if corpus.rows is not None:
+        chosen = majority_documents(ends, indexes, seq_len)
+        documents = tuple(corpus.rows[document] for document in chosen)
+    part = None if share is None else resolve_span(share, n, what="windows")
+    return Windows(
+        *(corpus, tokenizer_digest, bos, len(ids), available, seq_len, seed, indexes, rows, documents), share=part
+    )
+
+
+def majority_documents(ends: Sequence[int], windows: Sequence[int], seq_len: int) -> tuple[int, ...]:
+    """The document that most of each window's tokens come from; of equals, the first.
+
+    Args:
+        ends: where each document's tokens end in the stream, ascending.
+        windows: window indexes.
+        seq_len: tokens a window.
+    """
+    found = []
+    for window in windows:
+        begin, end = window * seq_len, (window + 1) * seq_len
+        first, last = bisect_right(ends, begin), bisect_right(ends, end - 1)
+
+        def held(document: int, begin: int = begin, end: int = end) -> int:
+            start = ends[document - 1] if document else 0
+            return min(ends[document], end) - max(start, begin)
+
+        found.append(max(range(first, last + 1), key=held))
+    return tuple(found)
 
 
 def tokenise(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     """The whole text as one stream of token ids, int32, no special tokens added. Raises CorpusError if empty."""
-    encoded = tokenizer(corpus.text, add_special_tokens=False, truncation=False, padding=False, verbose=False)
-    ids = torch.tensor(encoded["input_ids"], dtype=torch.int32)
-    if not len(ids):
+    return tokenise_documents(corpus, tokenizer)[0]
+
+
+def tokenise_documents(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> tuple[torch.Tensor, list[int]]:
+    """The stream of token ids, int32, and where each document ends in it. Raises CorpusError if it is empty."""
+    stream: list[torch.Tensor] = []
+    pieces = corpus.pieces()
+    for start in range(0, len(pieces), _BATCH):
+        batch = pieces[start : start + _BATCH]
+        encoded = tokenizer(batch, add_special_tokens=False, truncation=False, padding=False, verbose=False)
+        stream += [torch.tensor(ids, dtype=torch.int32) for ids in encoded["input_ids"]]
+    ends = list(accumulate(map(len, stream)))
+    if not ends[-1]:
         raise CorpusError("the tokenizer finds no tokens in it", subject=corpus.name)
-    return ids
-
-
-def require_disjoint(corpus: Corpus, pack: TensorSource, *, allow_overlap: bool) -> bool:
-    """Refuse to evaluate on the very text the pack was calibrated on, as far as the pack says which that was.
-
-    Returns:
-        Whether the texts are the same and ``allow_overlap`` forced it: to be recorded.
-
-    Raises:
-        CorpusError: they are the same.
-    """
-    calibration = pack.provenance().calibration
-    if calibration is None or calibration.sha256 != corpus.sha256:
-        return False
-    if not allow_overlap:
-        raise CorpusError(
-            "this is the text the pack was calibrated on: the result would flatter it",
-            subject=corpus.name,
-            hint="give another text, or --allow-overlap to measure anyway and have it recorded",
-        )
-    return True
+    return torch.cat(stream), ends

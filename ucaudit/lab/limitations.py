@@ -40,11 +40,24 @@ def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation,
             "does not mean equal quality in a task, equal safety behaviour, or equal outcomes.",
         )
     )
+    search = measured.overlap_search
     if measured.calibration_overlap == "forced":
+        share = ""
+        if search is not None:
+            share = f" ({search.shared} of {search.ngrams} runs of {search.ngram_words} words)"
         found.append(
             (
                 "calibration-overlap",
-                "The evaluation text is the pack's own calibration text; the result is flattered.",
+                f"The evaluation text is the pack's own calibration text or shares passages with it{share}; the "
+                "result is flattered.",
+            )
+        )
+    elif search is not None and measured.calibration_overlap == "none-found":
+        found.append(
+            (
+                "calibration-text",
+                f"The encoder saw a text that shares no run of {search.ngram_words} words with the measured "
+                "windows. Whether it saw others, only the pack's maker knows.",
             )
         )
     elif record.pack.calibration is not None:
@@ -66,8 +79,8 @@ def limitations_of(record: Attestation, *, on_ledger: bool) -> tuple[Limitation,
         found.append(
             (
                 "seed-from-outside",
-                f"The seed of the windows follows from what {record.plan.seed.contributor} contributed after the plan "
-                "was committed, so these windows could not be tried before. Other windows of the text could.",
+                f"The seed of the windows follows from what {record.plan.seed.contributor} contributed after the "
+                "plan was committed, so these windows could not be tried before. Other windows of the text could.",
             )
         )
     else:

@@ -39,6 +39,8 @@ from ucaudit.lab.measure_settings import (
 )
 from ucaudit.lab.measure_state import StateDirectory, discard_state, state_key
 from ucaudit.lab.measure_stream import StreamedPair, Streaming
+from ucaudit.lab.merge import SUMMARY_CONFIDENCE, SUMMARY_FILE, summary_document
+from ucaudit.lab.overlap import Overlap
 from ucaudit.models.forward import WindowScores, score_window
 from ucaudit.models.runtime import load_model, runtime_record
 
@@ -47,10 +49,7 @@ if TYPE_CHECKING:
 
     from ucaudit.packs.codecs.base import TensorSource
 
-SUMMARY_FILE: Final = "measurement.json"
 STATE_DIRECTORY: Final = ".measure-state"
-SUMMARY_FORMAT: Final = "ucaudit-measurement/1"
-SUMMARY_CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Measurement:
         values: the values per token.
         windows: the text, the draw and the token ids.
         settings: how it was computed.
-        overlap_forced: the text is the pack's calibration text, and was allowed.
+        overlap: what is known of overlap with the pack's calibration text.
         pack_digest, reference_digest: SHA-256 of the file manifests of what was measured.
         resumed: windows taken over from an interrupted run.
     """
@@ -69,7 +68,7 @@ class Measurement:
     values: TokenValues
     windows: Windows
     settings: ComputeSettings
-    overlap_forced: bool
+    overlap: Overlap
     pack_digest: str
     reference_digest: str
     resumed: int
@@ -82,15 +81,15 @@ class Measurement:
     @property
     def tolerance(self) -> float:
         """Numerical tolerance on ln ratio on other machines."""
-        return tolerance(self.settings, self.values.n * self.values.tokens)
+        return tolerance(self.settings, len(self.windows.drawn) * self.values.tokens)
 
     @property
     def windowing(self) -> str:
         """How the text was cut, in words."""
         front = "" if self.windows.bos_id is None else f", each after the token {self.windows.bos_id} as BOS"
         return (
-            "one token stream without special tokens, consecutive windows of "
-            f"{self.windows.seq_len} tokens{front}, the last partial one dropped; {self.windows.n} of "
+            f"{self.windows.cutting}, consecutive windows of "
+            f"{self.windows.seq_len} tokens{front}, the last partial one dropped; {len(self.windows.drawn)} of "
             f"{self.windows.available} drawn by rank of SHA-256(seed, corpus SHA-256, window index); "
             "each scored on its own"
         )
@@ -116,6 +115,8 @@ def measure(
     progress: Progress = SILENT,
     allow_overlap: bool = False,
     memory_bytes: int | None = None,
+    calibration: Path | None = None,
+    share: str | None = None,
     pack_digest: str | None = None,
     reference_digest: str | None = None,
 ) -> Measurement:
@@ -133,8 +134,8 @@ def measure(
         state_dir: where finished windows are kept; the caller removes it once the result is safe
             (:func:`discard_state`).
         progress: told about bytes hashed and windows scored.
-        allow_overlap: measure on the pack's own calibration text, and have it recorded.
         memory_bytes: a budget, of the process on ``cpu``, of the GPU on ``cuda``; None for what is free.
+        allow_overlap, calibration, share: see :func:`ucaudit.lab.measure_plan.plan_measurement`.
         pack_digest, reference_digest: of the file manifests, if the caller has hashed the files already.
 
     Raises:
@@ -147,7 +148,14 @@ def measure(
     target = torch_dtype(dtype)
     device_class(device)
     plan = plan_measurement(
-        pack, reference, corpus, n=n, seq_len=seq_len, seed=seed, dtype=dtype, allow_overlap=allow_overlap
+        *(pack, reference, corpus),
+        n=n,
+        seq_len=seq_len,
+        seed=seed,
+        dtype=dtype,
+        allow_overlap=allow_overlap,
+        calibration=calibration,
+        share=share,
     )
     windows = plan.windows
     execution = choose_execution(plan.memory, device, budget=memory_bytes)
@@ -186,7 +194,7 @@ def measure(
         values=_collect(windows, payloads),
         windows=windows,
         settings=settings,
-        overlap_forced=plan.overlap_forced,
+        overlap=plan.overlap,
         pack_digest=pack_digest,
         reference_digest=reference_digest,
         resumed=resumed,
@@ -196,7 +204,7 @@ def measure(
 def measurement_record(
     measurement: Measurement, value_files: tuple[NamedDigest, ...] | None = None
 ) -> MeasurementRecord:
-    """The measurement as the signed record has it.
+    """The measurement as the signed record has it; for a share, that of the whole draw with the share's files.
 
     Args:
         measurement: what was measured.
@@ -210,46 +218,51 @@ def measurement_record(
             bytes=windows.corpus.size,
             tokens=windows.total_tokens,
             windows_available=windows.available,
+            text_column=windows.corpus.column,
+            rows=None if windows.corpus.span is None else "{}:{}".format(*windows.corpus.span),
+            documents=None if windows.corpus.rows is None else len(windows.corpus.rows),
         ),
         tokenizer_digest=windows.tokenizer_digest,
         tokens_digest=windows.digest,
         windowing=measurement.windowing,
         bos=measurement.bos,
-        n=windows.n,
+        n=len(windows.drawn),
         seq_len=windows.seq_len,
         seed=windows.seed,
         dtype=settings.dtype,
-        scored_tokens=measurement.values.n * measurement.values.tokens,
+        scored_tokens=len(windows.drawn) * measurement.values.tokens,
         tolerance=measurement.tolerance,
-        calibration_overlap="forced" if measurement.overlap_forced else "none-known",
+        calibration_overlap=measurement.overlap.status,
+        overlap_search=measurement.overlap.search,
         compute=settings.to_record(),
         libraries=settings.libraries,
         value_files=value_files if value_files is not None else _value_digests(measurement),
     )
 
 
-def write_measurement(measurement: Measurement, out: Path) -> tuple[Results, dict[str, object]]:
+def write_measurement(measurement: Measurement, out: Path) -> tuple[Results | None, dict[str, object]]:
     """Write the three files of values and, last, ``measurement.json``; then drop the saved windows below ``out``.
 
     Returns:
-        The figures, and the content of ``measurement.json``.
+        The figures (None for a share: its own are not the measurement's), and what is in ``measurement.json``.
 
     Raises:
         OutputError: the directory cannot be written.
         InputError: fewer than two windows, which have no interval.
     """
-    results = compute_results(measurement.values, confidence=SUMMARY_CONFIDENCE, seed=BOOTSTRAP_SEED)
+    share = measurement.windows.share
+    results = None
+    if share is None:
+        results = compute_results(measurement.values, confidence=SUMMARY_CONFIDENCE, seed=BOOTSTRAP_SEED)
     files = measurement.save_values(out)
-    record = measurement_record(measurement, files)
-    document: dict[str, object] = {
-        "format": SUMMARY_FORMAT,
-        "tool": {"name": "ucaudit", "version": __version__},
-        "packDigest": measurement.pack_digest,
-        "referenceDigest": measurement.reference_digest,
-        "windows": list(measurement.windows.indexes),
-        "measurement": record.model_dump(mode="json", by_alias=True),
-        "results": results.model_dump(mode="json", by_alias=True),
-    }
+    document = summary_document(
+        measurement_record(measurement, files),
+        results,
+        pack_digest=measurement.pack_digest,
+        reference_digest=measurement.reference_digest,
+        windows=measurement.windows.indexes,
+        share=share,
+    )
     write_bytes(out / SUMMARY_FILE, strictjson.dumps(document) + b"\n")
     discard_state(out / STATE_DIRECTORY)
     return results, document
@@ -370,6 +383,7 @@ def _collect(windows: Windows, payloads: list[bytes]) -> TokenValues:
         pack=columns[1],
         kl=columns[2],
         top1=array("B", b"".join(payload[3 * width :] for payload in payloads)),
+        documents=windows.documents,
     )
     return values.check(subject="measurement")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ucaudit.core.errors import ModelError, missing_extra
-from ucaudit.lab.corpus import Corpus, Windows, cut_windows, load_corpus, require_disjoint, require_same_tokenizer
+from ucaudit.lab.corpus import Corpus, Windows, cut_windows, load_corpus, require_same_tokenizer
 from ucaudit.lab.measure_memory import MemoryNeeds, memory_needs
 from ucaudit.lab.measure_settings import torch_dtype
+from ucaudit.lab.overlap import Overlap, load_calibration, refuse_calibration_text, search_passages
 from ucaudit.models.runtime import load_tokenizer, model_config
 
 try:
@@ -31,14 +32,14 @@ class MeasurementPlan:
 
     Attributes:
         windows: the drawn windows, token ids included.
-        overlap_forced: whether the text is the pack's calibration text and was allowed all the same.
+        overlap: what is known of overlap with the pack's calibration text.
         parameters: of one model, tied ones once.
         memory: what it takes, whole or layer by layer.
         operations: multiply-adds of both models over all windows.
     """
 
     windows: Windows
-    overlap_forced: bool
+    overlap: Overlap
     parameters: int
     memory: MemoryNeeds
     operations: int
@@ -63,6 +64,8 @@ def plan_measurement(
     seed: int,
     dtype: str = "fp32",
     allow_overlap: bool = False,
+    calibration: Path | None = None,
+    share: str | None = None,
 ) -> MeasurementPlan:
     """Check that the inputs fit each other, draw the windows, and estimate. No tensor is read.
 
@@ -73,16 +76,19 @@ def plan_measurement(
         seq_len: text tokens a window.
         seed: of the draw.
         dtype: ``fp32`` or ``bf16``.
-        allow_overlap: measure on the pack's own calibration text, and have it recorded.
+        allow_overlap: measure on the pack's own calibration text, or passages of it, and have it recorded.
+        calibration: the pack's calibration text, to search the drawn windows for passages of it.
+        share: score only these of the drawn windows, ``A:B``.
 
     Raises:
-        CorpusError: an unusable text, one too short, or the calibration text.
+        CorpusError: an unusable text, one too short, or text of the calibration text.
         ModelError: tokenizer or vocabulary do not fit, or windows longer than the models can read.
         InputError: ``n``, ``seq_len`` or ``dtype`` out of range.
     """
     torch_dtype(dtype)
     text = corpus if isinstance(corpus, Corpus) else load_corpus(corpus)
-    forced = require_disjoint(text, pack, allow_overlap=allow_overlap)
+    overlap = refuse_calibration_text(text, pack, allow_overlap=allow_overlap)
+    calibration_text = None if calibration is None else load_calibration(calibration, pack)
     tokenizer_digest = require_same_tokenizer(pack, reference)
     mine, theirs = model_config(pack).get_text_config(), model_config(reference).get_text_config()
     if mine.vocab_size != theirs.vocab_size:
@@ -91,19 +97,26 @@ def plan_measurement(
             subject=pack.pack.name,
         )
     limits = [limit for limit in map(max_positions, (mine, theirs)) if limit is not None]
+    tokenizer = load_tokenizer(reference)
     windows = cut_windows(
         text,
-        load_tokenizer(reference),
+        tokenizer,
         tokenizer_digest,
         n=n,
         seq_len=seq_len,
         seed=seed,
         vocab_size=int(mine.vocab_size),
         max_positions=min(limits, default=None),
+        share=share,
     )
+    if calibration_text is not None:
+        passages = (tokenizer.decode(ids) for ids in windows.drawn_ids)
+        overlap = search_passages(
+            overlap, passages, calibration_text, corpus_name=text.name, allow_overlap=allow_overlap
+        )
     return MeasurementPlan(
         windows=windows,
-        overlap_forced=forced,
+        overlap=overlap,
         parameters=reference.parameters,
         memory=memory_needs(pack, reference, windows, theirs, dtype),
         operations=sum(_multiply_adds(source, windows, theirs) for source in (pack, reference)),

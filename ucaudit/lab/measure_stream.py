@@ -112,7 +112,7 @@ class StreamedPair:
         states = HiddenStates(
             state.path,
             name,
-            f"{state.key} {windows.digest}",
+            f"{state.key} {windows.digest} {windows.indexes}",
             len(ids),
             tuple(entered[0].shape),
             entered[0].dtype,

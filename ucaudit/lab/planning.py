@@ -11,6 +11,7 @@ from ucaudit.core.errors import CorpusError, RefusedError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Plan, PlannedPack, Tool, now
 from ucaudit.evidence.policy import LoadedPolicy
+from ucaudit.lab.texts import Corpus, load_corpus
 from ucaudit.packs.codecs import open_source
 from ucaudit.packs.opened import OpenedPack, open_pack
 
@@ -32,6 +33,16 @@ def resolve_corpus(policy: LoadedPolicy, corpus: Path | None) -> Path:
     if pinned is not None and pinned != found:
         raise CorpusError(f"the policy pins sha-256 {pinned}, found {found}", subject=str(path))
     return path
+
+
+def evaluation_text(policy: LoadedPolicy, corpus: Path | None) -> Corpus:
+    """The evaluation text as the policy has it read: which column, which rows.
+
+    Raises:
+        CorpusError, InputError, UnavailableError: as :func:`resolve_corpus` and ``load_corpus``.
+    """
+    rules = policy.policy.measurement
+    return load_corpus(resolve_corpus(policy, corpus), column=rules.text_column, rows=rules.rows)
 
 
 def require_distinct(pack: OpenedPack, reference: OpenedPack) -> None:

@@ -11,10 +11,10 @@ from ucaudit.core.errors import InputError, OutputError, RefusedError
 from ucaudit.core.files import require_outside, require_writable_directory
 from ucaudit.core.stats import RESAMPLES
 from ucaudit.core.stats.estimates import one_sided_alpha
-from ucaudit.lab.corpus import Corpus, load_corpus
+from ucaudit.lab.corpus import Corpus
 from ucaudit.lab.measure_memory import Execution, choose_execution
 from ucaudit.lab.measure_plan import MeasurementPlan, plan_measurement
-from ucaudit.lab.planning import require_distinct, resolve_corpus
+from ucaudit.lab.planning import evaluation_text, require_distinct
 from ucaudit.lab.preregistered import Planned, require_plan
 from ucaudit.packs.codecs import open_source
 from ucaudit.packs.opened import open_pack
@@ -68,7 +68,7 @@ def preflight(request: Request) -> Preflight:
         raise InputError(
             "n = 1: an interval needs at least 2 windows",
             subject=str(request.policy.path),
-            hint="no claim can pass below 30 windows",
+            hint="30 are needed to pass a claim",
         )
     if one_sided_alpha(rules.claims.confidence) * (RESAMPLES + 1) < 1:
         raise InputError(
@@ -79,7 +79,7 @@ def preflight(request: Request) -> Preflight:
     if request.ledger is not None:
         _require_ledger(request, request.ledger)
     planned = require_plan(request)
-    corpus = load_corpus(resolve_corpus(request.policy, request.corpus))
+    corpus = evaluation_text(request.policy, request.corpus)
     with (
         open_source(open_pack(request.pack, excludes=rules.gate.exclude)) as source,
         open_source(request.reference) as reference,
@@ -94,6 +94,8 @@ def preflight(request: Request) -> Preflight:
             seq_len=rules.measurement.seq_len,
             seed=rules.measurement.seed if planned is None or planned.seed is None else planned.seed,
             dtype=rules.measurement.dtype,
+            allow_overlap=request.allow_overlap,
+            calibration=request.calibration,
         )
         decoded = sum(spec.nbytes for opened in (source, reference) for spec in opened.specs)
         lines = len(source.specs) + len(source.pack.files) + len(reference.pack.files)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ucaudit.core.records import Attestation, Claim, LayerError
-from ucaudit.core.stats import t_interval
+from ucaudit.core.stats import Sample, t_interval
 from ucaudit.core.tokenvalues import TokenValues
 from ucaudit.evidence.claims import window_differences
 from ucaudit.report.formatting import (
@@ -177,7 +177,8 @@ def position_chart(record: Attestation, values: TokenValues | None) -> Figure:
     for start in range(0, values.tokens, size):
         end = min(start + size, values.tokens)
         means = [(math.fsum(ref[start:end]) - math.fsum(pack[start:end])) / (end - start) for ref, pack in rows]
-        bins.append((start, end, t_interval(means, record.results.ratio.confidence)))
+        sample = Sample.of(means, values.documents)
+        bins.append((start, end, t_interval(sample, record.results.ratio.confidence)))
     estimates = [item.estimate for _, _, item in bins]
     alternative = (
         f"{len(bins)} groups of {size} positions over {values.tokens} scored tokens; group means from "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ucaudit.core.records import Attestation
+from ucaudit.core.records import Attestation, Corpus, Measurement
 from ucaudit.report.formatting import NOT_ASSESSED, bytes_text, exact, grouped, shortened, significant
 from ucaudit.report.profiles import Profile
 
@@ -23,7 +23,9 @@ class Fact:
 _COVER_LINE: Final = 52
 _OVERLAP = {
     "none-known": "none known: the evaluation text is not the pack's calibration text",
-    "forced": "the evaluation text is the pack's own calibration text",
+    "not-checked": f"{NOT_ASSESSED}: not the same file; passages were not searched for",
+    "none-found": "none: another file, and no run of 13 words of the windows is in the calibration text",
+    "forced": "measured all the same: the text is the pack's calibration text, or shares passages with it",
 }
 _MATCHES = {
     "yes": "yes: every tensor equals the published state",
@@ -115,7 +117,10 @@ def measurement_facts(record: Attestation) -> tuple[Fact, ...]:
     measured = record.measurement
     corpus = measured.corpus
     return (
-        Fact("Evaluation text", f"{corpus.name}, {bytes_text(corpus.bytes)}, {corpus.tokens:,} tokens"),
+        Fact(
+            "Evaluation text",
+            f"{corpus.name}, {bytes_text(corpus.bytes)}, {_rows(corpus)}{corpus.tokens:,} tokens",
+        ),
         Fact(
             "Sample",
             f"{measured.n:,} of {corpus.windows_available:,} windows of {measured.seq_len:,} tokens; "
@@ -128,9 +133,22 @@ def measurement_facts(record: Attestation) -> tuple[Fact, ...]:
         ),
         Fact("Compute", f"{measured.dtype} ({_settings(measured.compute)})"),
         Fact("Numerical tolerance", f"{significant(measured.tolerance, 1)} on the logarithm of the ratio"),
-        Fact("Overlap with the calibration text", _OVERLAP[measured.calibration_overlap]),
+        Fact("Overlap with the calibration text", _overlap(measured)),
         Fact("Calibration of the pack", _calibration(record)),
     )
+
+
+def _rows(corpus: Corpus) -> str:
+    if corpus.rows is None or corpus.documents is None:
+        return ""
+    return f"column {corpus.text_column} of rows {corpus.rows}, {corpus.documents:,} documents, "
+
+
+def _overlap(measured: Measurement) -> str:
+    words, search = _OVERLAP[measured.calibration_overlap], measured.overlap_search
+    if search is None:
+        return words
+    return f"{words} ({search.shared:,} of {search.ngrams:,} runs of {search.ngram_words} words)"
 
 
 def _calibration(record: Attestation) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from ucaudit.core import tensorfile
 from ucaudit.core.errors import MalformedRecordError, NotFoundError
-from ucaudit.core.tokenvalues import FILES, PACK_FILE, PAIR_FILE, REFERENCE_FILE, TokenValues, load, save
+from ucaudit.core.tokenvalues import FILES, PACK_FILE, PAIR_FILE, REFERENCE_FILE, TokenValues, join, load, save
 
 
 def make(n: int = 3, tokens: int = 4) -> TokenValues:
@@ -192,3 +192,61 @@ def test_missing_file(tmp_path: Path) -> None:
     (tmp_path / PAIR_FILE).unlink()
     with pytest.raises(NotFoundError):
         load(tmp_path)
+
+
+# --- documents ---------------------------------------------------------------------------------------------
+def test_documents_are_in_all_three_files_and_old_files_stay_readable(tmp_path: Path) -> None:
+    save(tmp_path, make())
+    assert load(tmp_path).documents is None
+    with_documents = replace(make(), documents=(0, 0, 4))
+    save(tmp_path, with_documents)
+    assert load(tmp_path) == with_documents
+    for name in FILES:
+        with (tmp_path / name).open("rb") as handle:
+            info = tensorfile.read_header(handle, subject="x").tensors["document"]
+            assert (info.dtype, info.shape) == ("I64", (3,))
+            assert tensorfile.read_tensor(handle, info, subject="x") == struct.pack("<3q", 0, 0, 4)
+
+
+@pytest.mark.parametrize("documents", [(0, 1), (0, 2, 1), (-1, 0, 1), (0, 1, 2, 3)])
+def test_document_numbers_that_no_stream_gives(documents: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(MalformedRecordError, match="document numbers are not one a window, ascending"):
+        save(tmp_path, replace(make(), documents=documents))
+    if len(documents) == 3:
+        save(tmp_path, make())
+        for name in FILES:
+            rewrite(tmp_path / name, document=("I64", (3,), struct.pack("<3q", *documents)))
+        with pytest.raises(MalformedRecordError, match="document numbers"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "not of one measurement"),
+        (("I64", (3,), struct.pack("<3q", 0, 1, 1)), "not of one measurement"),
+        (("I32", (3,), bytes(12)), "document is I32, expected I64"),
+        (("I64", (2,), bytes(16)), r"one shape \[n, t\]"),
+        (("I64", (3, 4), bytes(96)), r"one shape \[n, t\]"),
+    ],
+)
+def test_documents_of_one_file_that_do_not_fit(document, message: str, tmp_path: Path) -> None:
+    save(tmp_path, replace(make(), documents=(0, 1, 2)))
+    rewrite(tmp_path / PAIR_FILE, document=document)
+    with pytest.raises(MalformedRecordError, match=message):
+        load(tmp_path)
+
+
+def test_joining_takes_parts_that_fit_alone() -> None:
+    one, other = make(), replace(make(), windows=(6, 8, 10))
+    joined = join([other, one])
+    assert joined.windows == (5, 6, 7, 8, 9, 10)
+    assert list(joined.rows(joined.kl)[1]) == list(other.rows(other.kl)[0])
+    with pytest.raises(MalformedRecordError, match="x: window 5 is there twice"):
+        join([one, one], subject="x")
+    with pytest.raises(MalformedRecordError, match="differ in length"):
+        join([one, make(3, 5)])
+    with pytest.raises(MalformedRecordError, match="only some of the parts know their documents"):
+        join([one, replace(other, documents=(0, 0, 0))])
+    with pytest.raises(MalformedRecordError, match="document numbers"):
+        join([replace(one, documents=(0, 2, 4)), replace(other, documents=(3, 3, 3))])

@@ -129,3 +129,52 @@ def test_of_many_bundles_the_one_about_this_pack(setting, tmp_path):
     assert select_bundle(many, setting.pack).path.name == "a"
     renamed = shutil.copytree(setting.pack, tmp_path / "renamed")
     assert select_bundle(many, renamed).path.name == "a"
+
+
+# --- texts with rows ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def rows(setting):
+    def take(record):
+        corpus = record.measurement.corpus.model_copy(
+            update={"text_column": "text", "rows": "90:100", "documents": 10}
+        )
+        return record.model_copy(update={"measurement": record.measurement.model_copy(update={"corpus": corpus})})
+
+    return make_bundle(setting, setting.root / "rows", change_record=take)
+
+
+@pytest.mark.parametrize(
+    ("pins", "failed"),
+    [
+        ({"text_column": "text", "rows": "90:100"}, set()),
+        ({"rows": "-10:"}, set()),
+        ({"rows": "90:"}, set()),
+        ({}, set()),
+        ({"text_column": "content"}, {"text-column"}),
+        ({"rows": "80:100"}, {"rows"}),
+        ({"rows": "-11:"}, {"rows"}),
+        ({"text_column": "url", "rows": ":10"}, {"text-column", "rows"}),
+    ],
+)
+def test_rows_and_column_are_pinned(rows, setting, tmp_path, pins, failed):
+    failures, _, result = gate(rows, setting, tmp_path, measurement=pins)
+    assert failures == failed
+    unpinned = [check for check in result.checks if check.slug == "rows" and check.status == "warn"]
+    assert len(unpinned) == ("rows" not in pins)
+
+
+def test_a_plain_text_has_no_rows_to_show(honest, setting, tmp_path):
+    assert gate(honest, setting, tmp_path, measurement={"rows": "0:10"})[0] == {"rows"}
+    assert gate(honest, setting, tmp_path, measurement={"text_column": "text"})[0] == {"text-column"}
+
+
+def test_documents_decide_as_units(setting, tmp_path):
+    from dataclasses import replace
+
+    values = make_values(n=60)
+    many, few = (replace(values, documents=tuple(index // size for index in range(60))) for size in (2, 3))
+    for number, (found, verdict) in enumerate(((many, "pass"), (few, "inconclusive"))):
+        path = make_bundle(setting, setting.root / f"documents{number}", values=found)
+        failures, claims, _ = gate(path, setting, tmp_path)
+        assert claims[0].verdict == verdict
+        assert failures == (set() if verdict == "pass" else {"claim-ppl-ratio"})

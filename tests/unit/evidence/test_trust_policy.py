@@ -116,6 +116,8 @@ def write(tmp_path, text):
         ('[claims]\nppl_ratio_max = 1.1\n[reference]\nstate_digest = "abc"', "state_digest", None),
         ("[measurement]\nn = 30", "claims", None),
         ("claims = 3", "table", None),
+        ('[claims]\nppl_ratio_max = 1.1\n[measurement]\nrows = "1-2"', "measurement.rows", None),
+        ("[claims]\nppl_ratio_max = 1.1\n[measurement]\nrows = 7", "measurement.rows", None),
     ],
 )
 def test_malformed_policies(tmp_path, text, reason, hint):

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import struct
 
 import pytest
@@ -8,6 +9,7 @@ from tinymodels import VOCAB, make_model, make_text, make_tokenizer
 from ucaudit.core.errors import CorpusError, InputError, ModelError, NotFoundError
 from ucaudit.core.windows import draw
 from ucaudit.lab import corpus as corpora
+from ucaudit.lab import texts
 from ucaudit.models.runtime import load_tokenizer
 from ucaudit.packs.codecs import open_source
 
@@ -66,7 +68,7 @@ def test_what_is_not_a_text_is_refused(tmp_path, data, message):
 
 
 def test_an_oversized_text_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "MAX_CORPUS_BYTES", 10)
+    monkeypatch.setattr(texts, "MAX_CORPUS_BYTES", 10)
     (tmp_path / "big.txt").write_text("eleven byte", encoding="utf-8")
     with pytest.raises(CorpusError, match="larger than the 10 bytes"):
         corpora.load_corpus(tmp_path / "big.txt")
@@ -205,35 +207,67 @@ def test_no_tokenizer_at_all(tmp_path):
         corpora.tokenizer_manifest(source)
 
 
-# --- the calibration text ---------------------------------------------------------------------------------
-class Calibrated:
-    """A pack that names its calibration text."""
-
-    def __init__(self, digest):
-        self.digest = digest
-
-    def provenance(self):
-        from ucaudit.core.records import Calibration
-        from ucaudit.packs.codecs import Provenance
-
-        if self.digest is None:
-            return Provenance()
-        return Provenance(
-            calibration=Calibration(name="c", sha256=self.digest, tokens=1, sequences=1, seq_len=1, seed=1)
-        )
-
-
-def test_the_calibration_text_is_refused_unless_forced(text):
-    with pytest.raises(CorpusError, match="the text the pack was calibrated on") as caught:
-        corpora.require_disjoint(text, Calibrated(text.sha256), allow_overlap=False)
-    assert "--allow-overlap" in caught.value.hint
-    assert corpora.require_disjoint(text, Calibrated(text.sha256), allow_overlap=True) is True
-    assert corpora.require_disjoint(text, Calibrated(ABC), allow_overlap=True) is False
-    assert corpora.require_disjoint(text, Calibrated(None), allow_overlap=False) is False
-
-
 def test_make_tokenizer_is_deterministic(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         make_tokenizer(tmp_path / name)
     assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+
+
+# --- documents --------------------------------------------------------------------------------------------
+def test_a_window_belongs_to_the_document_that_most_of_it_comes_from() -> None:
+    # Documents of 3, 4, 1, 1 and 6 tokens in windows of 5: 3+2, 2+1+1+1, 5.
+    ends = [3, 7, 8, 9, 15]
+    assert corpora.majority_documents(ends, [0, 1, 2], 5) == (0, 1, 4)
+    assert corpora.majority_documents([2, 4, 6], [0], 6) == (0,)  # of equals the first
+    assert corpora.majority_documents([5, 5, 10], [0, 1], 5) == (0, 2)  # an empty document has nothing
+    assert corpora.majority_documents([40], [0, 3, 7], 5) == (0, 0, 0)
+
+
+def test_documents_are_tokenised_one_by_one_and_recorded_by_row(plain, tmp_path, monkeypatch):
+    lines = [make_text(60, seed=seed) for seed in range(12)]
+    lines[3] = "  "
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    corpus = corpora.load_corpus(tmp_path / "t.jsonl")
+    tokenizer = load_tokenizer(plain)
+    kept = [line for line in lines if line.strip()]
+    expected = []
+    for number, line in enumerate(kept):
+        piece = line + ("\n\n" if number + 1 < len(kept) else "")
+        expected += [(row, number) for row in tokenizer(piece, add_special_tokens=False)["input_ids"]]
+    monkeypatch.setattr(corpora, "_BATCH", 5)
+    windows = cut(plain, corpus, n=8, seq_len=16)
+    rows = [0, 1, 2, *range(4, 12)]
+    assert windows.total_tokens == len(expected)
+    for position, index in enumerate(windows.indexes):
+        part = expected[16 * index : 16 * index + 16]
+        assert windows.ids[position].tolist() == [token for token, _ in part]
+        counts = {number: sum(other == number for _, other in part) for _, number in part}
+        assert windows.documents[position] == rows[max(counts, key=counts.get)]
+    assert list(windows.documents) == sorted(windows.documents)
+    assert windows.cutting.endswith("of 11 documents, each tokenised with two newlines before the next")
+
+
+def test_a_plain_text_names_no_documents(plain, text):
+    windows = cut(plain, text)
+    assert windows.documents is None
+    assert windows.cutting == "one token stream without special tokens"
+
+
+# --- shares -----------------------------------------------------------------------------------------------
+def test_a_share_is_a_slice_of_the_draw(plain, text):
+    whole = cut(plain, text)
+    part = cut(plain, text, share="1:3")
+    assert (part.share, part.drawn, part.n) == ((1, 3), whole.indexes, 2)
+    assert part.indexes == whole.indexes[1:3]
+    assert torch.equal(part.ids, whole.ids[1:3])
+    assert torch.equal(part.input_ids(0), whole.input_ids(1))
+    assert part.row_bytes(1) == whole.row_bytes(2)
+    assert part.digest == whole.digest
+    assert cut(plain, text, share="3:").indexes == whole.indexes[3:]
+
+
+@pytest.mark.parametrize("share", ["0:6", "2:2", "3:2", "x", "5:", "", "1:2:3"])
+def test_shares_that_are_none(plain, text, share):
+    with pytest.raises(InputError, match="windows"):
+        cut(plain, text, share=share)

@@ -356,7 +356,7 @@ def test_the_record(measured, tmp_path):
     assert record.scored_tokens == N * (SEQ_LEN - 1)
     assert record.corpus.windows_available == record.corpus.tokens // SEQ_LEN
     assert record.tolerance == 1e-5
-    assert record.calibration_overlap == "none-known"
+    assert record.calibration_overlap == "not-checked"
     assert record.compute["deviceClass"].startswith("cpu ")
     assert record.compute["tf32"] is False
     assert record.compute["deterministicAlgorithms"] is True

@@ -102,13 +102,26 @@ class Reconstruction(Record):
 
 
 class Corpus(Record):
-    """The evaluation text."""
+    """The evaluation text. The last three are of a text with rows, and None for a plain one."""
 
     name: Name
-    sha256: Sha256
+    sha256: Annotated[Sha256, Field(description="SHA-256 of the whole file")]
     bytes: Count
     tokens: Count
     windows_available: Count
+    text_column: Name | None = None
+    rows: Annotated[
+        str | None, Field(pattern=r"^[0-9]{1,15}:[0-9]{1,15}$", description="rows taken, A up to but without B")
+    ] = None
+    documents: Annotated[Count | None, Field(description="rows among them that hold any text")] = None
+
+
+class OverlapSearch(Record):
+    """A search of the drawn windows for runs of words that the pack's calibration text holds as well."""
+
+    ngram_words: Count
+    ngrams: Annotated[Count, Field(description="runs of words in the drawn windows")]
+    shared: Annotated[Count, Field(description="how many of them also occur in the calibration text")]
 
 
 class Measurement(Record):
@@ -125,7 +138,14 @@ class Measurement(Record):
     dtype: Literal["fp32", "bf16"]
     scored_tokens: Count
     tolerance: Annotated[float, Field(ge=0, description="numerical tolerance on ln ratio")]
-    calibration_overlap: Literal["none-known", "forced"]
+    calibration_overlap: Annotated[
+        Literal["none-known", "not-checked", "none-found", "forced"],
+        Field(
+            description="with the pack's calibration text. none-known, of older records, and not-checked: not the "
+            "same file, passages not searched; none-found: searched; forced: the same text or shared passages"
+        ),
+    ]
+    overlap_search: OverlapSearch | None = None
     compute: Settings
     libraries: dict[str, str]
     value_files: tuple[NamedDigest, ...]
@@ -152,6 +172,9 @@ class Results(Record):
     """Figures that anyone can recompute from the per-token files with ``ucaudit bound``."""
 
     windows: Count
+    documents: Annotated[
+        Count | None, Field(description="documents the windows come from; None where windows are the units")
+    ] = None
     tokens: Count
     ppl_reference: float
     ppl_pack: float

@@ -13,6 +13,16 @@ from ucaudit.core.stats.estimates import (
     t_interval,
     wilson_interval,
 )
+from ucaudit.core.stats.floor import (
+    MINIMUM_SEEDS,
+    AttemptResult,
+    FloorVerdict,
+    Improvement,
+    holm,
+    improvement,
+    judge_floor,
+)
+from ucaudit.core.stats.sample import Sample, Values, as_sample
 from ucaudit.core.stats.vendor import VendorComparison, compare_vendor_point
 from ucaudit.core.stats.verdict import (
     MINIMUM_WINDOWS,
@@ -23,17 +33,27 @@ from ucaudit.core.stats.verdict import (
 )
 
 __all__ = [
+    "MINIMUM_SEEDS",
     "MINIMUM_WINDOWS",
     "RESAMPLES",
     "UNBOUNDED",
+    "AttemptResult",
+    "FloorVerdict",
+    "Improvement",
     "Interval",
     "Judgement",
+    "Sample",
+    "Values",
     "VendorComparison",
     "agreement_interval",
+    "as_sample",
     "bootstrap_t_interval",
     "compare_vendor_point",
     "design_effect",
+    "holm",
+    "improvement",
     "judge_at_most",
+    "judge_floor",
     "mean",
     "minimum_detectable_drift",
     "normal_quantile",

@@ -10,12 +10,20 @@ With d_1 … d_n the windows' values in ascending window order, m their mean, s 
    own, and t* is +∞, −∞ or 0 by the sign of S.
 4. Of the sorted B statistics, t_lo has rank k = floor(α·(B + 1)) counted from 1, and t_hi rank B + 1 − k, with α
    half of 1 − confidence. The interval is [m − t_hi·s/√n, m − t_lo·s/√n].
+
+Where windows are grouped by document, n is the number of documents, in the order in which they first appear, and a
+resample takes whole ones. If all hold equally many windows, d_1 … d_n are their means and the above holds as it is.
+Otherwise document j has the total y_j and x_j windows, m = Σy/Σx, z = y − m·x, and steps 3 and 4 become:
+
+3. With Z = Σz, X = Σx, r = Z/X and Q = Σz² − 2r·Σzx + r²·Σx² over the resample, its statistic is
+   t* = Z / sqrt(n/(n − 1)·Q). If Q ≤ 1e-12 · Σz² of all documents, the resample has no spread.
+4. As above, with the linearised standard error of m (see ``sample``) for s/√n.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice, repeat
 from operator import mul
@@ -23,20 +31,19 @@ from random import Random
 from typing import Final
 
 from ucaudit.core.errors import InputError
-from ucaudit.core.stats.estimates import UNBOUNDED, Interval, mean, one_sided_alpha, standard_deviation
+from ucaudit.core.stats.estimates import UNBOUNDED, Interval, one_sided_alpha
+from ucaudit.core.stats.sample import Sample, Values, as_sample, require_two, spread
 
 RESAMPLES: Final = 10_000
 _NO_SPREAD: Final = 1e-12
 _BLOCK: Final = 1 << 21
 
 
-def bootstrap_t_interval(
-    values: Sequence[float], confidence: float, *, seed: int, resamples: int = RESAMPLES
-) -> Interval:
+def bootstrap_t_interval(values: Values, confidence: float, *, seed: int, resamples: int = RESAMPLES) -> Interval:
     """Bootstrap-t interval of the mean over windows (Efron & Tibshirani 1993, §12.5).
 
     Args:
-        values: one a window, nats, ascending by window.
+        values: one a window, nats, ascending by window; or a sample of units, which are resampled whole.
         confidence: two-sided.
         seed: of the resampling; declared beforehand, like everything that can be chosen.
         resamples: B.
@@ -46,10 +53,10 @@ def bootstrap_t_interval(
         no spread: few windows, or few that differ) lies at ±:data:`UNBOUNDED`, and the method says so.
 
     Raises:
-        InputError: fewer than two values, a negative seed, or too few resamples for this confidence.
+        InputError: fewer than two units, a negative seed, or too few resamples for this confidence.
     """
-    n = len(values)
-    centre, deviation = mean(values) if n else 0.0, standard_deviation(values)
+    sample = as_sample(values)
+    require_two(sample)
     if seed < 0:
         raise InputError(f"a bootstrap seed is at least 0, found {seed}")
     rank = math.floor(one_sided_alpha(confidence) * (resamples + 1))
@@ -58,11 +65,15 @@ def bootstrap_t_interval(
             f"{resamples} resamples cannot resolve a confidence of {confidence!r}",
             hint="a confidence of 0.999 is the most that this interval serves",
         )
-    method = f"bootstrap-t over windows, {resamples} resamples"
-    if deviation == 0.0:
+    method = f"bootstrap-t over {sample.unit}, {resamples} resamples"
+    centre, error = sample.mean, sample.error
+    if error == 0.0:
         return Interval(centre, centre, centre, confidence, method)
-    statistics = sorted(_statistics([value - centre for value in values], deviation, seed, resamples))
-    error = deviation / math.sqrt(n)
+    if sample.even is not None:
+        centred = [value - centre for value in sample.even]
+        statistics = sorted(_statistics(centred, spread(sample.even), seed, resamples))
+    else:
+        statistics = sorted(_weighted_statistics(sample, seed, resamples))
     lower = centre - statistics[resamples - rank] * error
     upper = centre - statistics[rank - 1] * error
     if not (lower > -UNBOUNDED and upper < UNBOUNDED):
@@ -77,16 +88,35 @@ def _statistics(centred: list[float], deviation: float, seed: int, resamples: in
     floor = _NO_SPREAD * (n - 1) * deviation * deviation
     result = []
     for block in _index_blocks(n, seed, resamples):
-        # One iterator n times over: zip then deals out whole resamples. Such loops in C take half the time.
-        totals = map(math.fsum, zip(*[map(centred.__getitem__, block)] * n, strict=True))
-        square_totals = map(math.fsum, zip(*[map(squares.__getitem__, block)] * n, strict=True))
-        for total, square_total in zip(totals, square_totals, strict=True):
-            spread = square_total - total * total / n
-            if spread > floor:
-                result.append(total / n / math.sqrt(spread / (n - 1) / n))
+        for total, square_total in zip(_sums(centred, block, n), _sums(squares, block, n), strict=True):
+            left = square_total - total * total / n
+            if left > floor:
+                result.append(total / n / math.sqrt(left / (n - 1) / n))
             else:
                 result.append(math.copysign(math.inf, total) if total else 0.0)
     return result
+
+
+def _weighted_statistics(sample: Sample, seed: int, resamples: int) -> list[float]:
+    n, z, x = sample.n, sample.residuals, list(sample.weights)
+    columns = (z, x, [a * a for a in z], [a * b for a, b in zip(z, x, strict=True)], [b * b for b in x])
+    floor = _NO_SPREAD * math.fsum(columns[2])
+    result = []
+    for block in _index_blocks(n, seed, resamples):
+        for total, weight, zz, zx, xx in zip(*(_sums(column, block, n) for column in columns), strict=True):
+            ratio = total / weight
+            left = zz - 2 * ratio * zx + ratio * ratio * xx
+            if left > floor:
+                result.append(total / math.sqrt(n / (n - 1) * left))
+            else:
+                result.append(math.copysign(math.inf, total) if total else 0.0)
+    return result
+
+
+def _sums(column: list[float], block: list[int], n: int) -> Iterator[float]:
+    """The exact sum of every resample of a block."""
+    # One iterator n times over: zip then deals out whole resamples. Such loops in C take half the time.
+    return map(math.fsum, zip(*[map(column.__getitem__, block)] * n, strict=True))
 
 
 def _index_blocks(n: int, seed: int, resamples: int) -> Iterator[list[int]]:

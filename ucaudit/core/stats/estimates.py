@@ -1,4 +1,4 @@
-"""Estimates and intervals over windows.
+"""Estimates and intervals over windows, or over the documents they come from (:mod:`ucaudit.core.stats.sample`).
 
 Windows are the sampling unit: tokens inside one window are correlated, so a token count is no sample size. The
 estimand is the mean over the windows of *this* text. All sums are exact (``math.fsum``), so a recomputation
@@ -14,6 +14,7 @@ from typing import Final
 
 from ucaudit.core.errors import InputError
 from ucaudit.core.stats.distributions import normal_quantile, t_quantile
+from ucaudit.core.stats.sample import Sample, Values, as_sample, require_two, spread
 
 UNBOUNDED: Final = 700.0
 """Nats. An end that the data cannot bound is written as ±700: exp(700) ≈ 1e304 is the last decade of a double."""
@@ -44,27 +45,30 @@ def mean(values: Sequence[float]) -> float:
 
 def standard_deviation(values: Sequence[float]) -> float:
     """The sample standard deviation (n − 1); exactly 0 for equal values. Raises InputError below two values."""
-    _require_two(values)
-    if min(values) == max(values):
-        return 0.0  # the rounded mean need not equal them, and a spread of 1e-17 is none
-    centre = mean(values)
-    return math.sqrt(math.fsum([(value - centre) ** 2 for value in values]) / (len(values) - 1))
+    require_two(Sample.of(values))
+    return spread(values)
 
 
-def t_interval(values: Sequence[float], confidence: float) -> Interval:
-    """Student t interval of the mean with n − 1 degrees of freedom; a point if all values are equal.
+def t_interval(values: Values, confidence: float) -> Interval:
+    """Student t interval of the mean, with one degree of freedom less than there are units.
+
+    Args:
+        values: one a window, or a sample of units; a point if all are equal.
+        confidence: two-sided.
 
     Raises:
-        InputError: below two values, or ``confidence`` not in (0, 1).
+        InputError: below two units, or ``confidence`` not in (0, 1).
     """
-    _require_two(values)
-    quantile = t_quantile(1 - one_sided_alpha(confidence), len(values) - 1)
-    centre = mean(values)
-    half = quantile * standard_deviation(values) / math.sqrt(len(values))
-    return Interval(centre, centre - half, centre + half, confidence, "student-t over windows")
+    sample = as_sample(values)
+    require_two(sample)
+    half = t_quantile(1 - one_sided_alpha(confidence), sample.df) * sample.error
+    centre = sample.mean
+    return Interval(centre, centre - half, centre + half, confidence, f"student-t over {sample.unit}")
 
 
-def wilson_interval(successes: float, total: int, design_effect: float, confidence: float) -> Interval:
+def wilson_interval(
+    successes: float, total: int, design_effect: float, confidence: float, *, unit: str = "windows"
+) -> Interval:
     """Wilson score interval of a share with the effective sample size total / design effect.
 
     Args:
@@ -72,6 +76,7 @@ def wilson_interval(successes: float, total: int, design_effect: float, confiden
         total: the nominal sample size.
         design_effect: variance of the clustered mean over that of a simple random sample, at least 1 here.
         confidence: two-sided.
+        unit: what the design effect was estimated over.
     """
     share = successes / total
     effective = total / max(design_effect, 1.0)
@@ -81,44 +86,46 @@ def wilson_interval(successes: float, total: int, design_effect: float, confiden
     # At a share of 0 or 1 the formula's end is the share itself, but for rounding.
     lower = 0.0 if share == 0.0 else max(centre - half, 0.0)
     upper = 1.0 if share == 1.0 else min(centre + half, 1.0)
-    return Interval(share, lower, upper, confidence, "wilson, effective n over windows")
+    return Interval(share, lower, upper, confidence, f"wilson, effective n over {unit}")
 
 
-def agreement_interval(shares: Sequence[float], tokens: int, confidence: float) -> Interval:
+def agreement_interval(
+    shares: Sequence[float], tokens: int, confidence: float, documents: Sequence[int] | None = None
+) -> Interval:
     """Wilson interval of the mean of per-window shares, with tokens counted as the windows allow.
 
-    The effective sample size is p(1 − p)/SE², SE over windows, never more than the number of tokens. Where all
-    tokens agree (or none does) SE is 0 and says nothing of how tokens cluster, so a whole window counts as one
-    observation: n in all.
+    The effective sample size is p(1 − p)/SE², SE over the units, never more than the number of tokens. Where all
+    tokens agree (or none does) SE is 0 and says nothing of how tokens cluster, so a whole unit counts as one
+    observation.
 
     Args:
         shares: agreeing tokens / ``tokens`` of each window.
         tokens: scored tokens a window.
         confidence: two-sided.
+        documents: the document each window comes from, if known.
 
     Raises:
         InputError: fewer than two windows.
     """
-    _require_two(shares)
+    sample = Sample.of(shares, documents)
+    require_two(sample)
     total = len(shares) * tokens
     successes = math.fsum(round(share * tokens) for share in shares)
     share = successes / total
-    if share in (0.0, 1.0):
-        effect = float(tokens)
-    else:
-        effect = standard_deviation(shares) ** 2 / len(shares) / (share * (1 - share) / total)
-    return wilson_interval(successes, total, effect, confidence)
+    unanimous = share in (0.0, 1.0)
+    effect = total / sample.n if unanimous else sample.error**2 / (share * (1 - share) / total)
+    return wilson_interval(successes, total, effect, confidence, unit=sample.unit)
 
 
-def design_effect(window_means: Sequence[float], token_values: Sequence[float]) -> float | None:
-    """Variance of the mean as windows show it / as it would be with independent tokens; None without spread.
+def design_effect(window_means: Values, token_values: Sequence[float]) -> float | None:
+    """Variance of the mean as the units show it / as it would be with independent tokens; None without spread.
 
     Args:
-        window_means: one a window.
+        window_means: one a window, or a sample of units.
         token_values: all tokens of all windows, in any order.
     """
     independent = standard_deviation(token_values) ** 2 / len(token_values)
-    return standard_deviation(window_means) ** 2 / len(window_means) / independent if independent else None
+    return as_sample(window_means).error ** 2 / independent if independent else None
 
 
 def percentile(sorted_values: Sequence[float], percent: float) -> float:
@@ -133,8 +140,3 @@ def one_sided_alpha(confidence: float) -> float:
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence lies between 0 and 1, found {confidence!r}")
     return (1.0 - confidence) / 2.0
-
-
-def _require_two(values: Sequence[float]) -> None:
-    if len(values) < 2:
-        raise InputError(f"an interval needs at least 2 windows, found {len(values)}")

@@ -7,13 +7,13 @@ So the right yardstick is a prediction interval for the vendor's own result, not
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ucaudit.core.errors import InputError
 from ucaudit.core.stats.distributions import t_quantile
-from ucaudit.core.stats.estimates import mean, one_sided_alpha, standard_deviation
+from ucaudit.core.stats.estimates import one_sided_alpha
+from ucaudit.core.stats.sample import Values, as_sample, require_two
 
 Agreement = Literal["better", "consistent", "worse", "cannot tell", "not comparable"]
 
@@ -36,7 +36,7 @@ class VendorComparison:
 
 
 def compare_vendor_point(
-    values: Sequence[float],
+    values: Values,
     claimed: float,
     *,
     decimals: int,
@@ -51,7 +51,7 @@ def compare_vendor_point(
     the whole drift that the vendor claims, a claim inside it says nothing, and the answer is "cannot tell".
 
     Args:
-        values: d_i, nats, one a window.
+        values: d_i, nats, one a window, or a sample of units.
         claimed: the published ratio.
         decimals: digits after its decimal point.
         vendor_windows: n_v, at least 1; assume the same window length.
@@ -66,8 +66,11 @@ def compare_vendor_point(
         raise InputError("a published ratio is above 0, of at least one window, with 0 or more decimals")
     if mismatch is not None:
         return VendorComparison("not comparable", mismatch, None, None)
-    deviation, centre, n = standard_deviation(values), mean(values), len(values)
-    half = t_quantile(1 - one_sided_alpha(confidence), n - 1) * deviation * math.sqrt(1 / n + 1 / vendor_windows)
+    sample = as_sample(values)
+    require_two(sample)
+    both = math.sqrt(1 / sample.windows + 1 / vendor_windows)
+    half = t_quantile(1 - one_sided_alpha(confidence), sample.df) * sample.deviation * both
+    centre = sample.mean
     rounding = 0.5 * 10.0**-decimals
     lower, upper = math.exp(max(centre - half, -700.0)), math.exp(min(centre + half, 700.0))
     lower, upper = lower - rounding, upper + rounding

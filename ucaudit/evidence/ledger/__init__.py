@@ -3,7 +3,7 @@
 Formats: RFC 6962 hashing, C2SP signed-note, tlog-checkpoint, tlog-tiles and tlog-proof.
 
 Checking a proof needs none of the store, and verification starts cold on an auditor's laptop: what reads and writes
-a ledger on disk is imported when it is first asked for.
+a ledger on disk, and cosignatures, are imported when they are first asked for.
 """
 
 from __future__ import annotations
@@ -11,13 +11,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from ucaudit.evidence.ledger.cosignature import (
-    WitnessedTime,
-    WitnessKey,
-    earliest_by,
-    proof_witnessed_times,
-    witnessed_times,
-)
 from ucaudit.evidence.ledger.leaf import LedgerEntry, entry_for, ledger_entry
 from ucaudit.evidence.ledger.note import Checkpoint, VerifierKey
 from ucaudit.evidence.ledger.proof import (
@@ -31,6 +24,13 @@ from ucaudit.evidence.ledger.proof import (
 if TYPE_CHECKING:
     from ucaudit.evidence.ledger.attach import attach_cosignature
     from ucaudit.evidence.ledger.audit import LedgerSummary
+    from ucaudit.evidence.ledger.cosignature import (
+        WitnessedTime,
+        WitnessKey,
+        earliest_by,
+        proof_witnessed_times,
+        witnessed_times,
+    )
     from ucaudit.evidence.ledger.enter import find, find_seed, register
     from ucaudit.evidence.ledger.export import Export, export_period, in_period, to_csv
     from ucaudit.evidence.ledger.population import PopulationRow, population_of
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from ucaudit.evidence.ledger.witness import Witness
 
 _ON_DEMAND: Final = {
+    "witnessed_times": "cosignature",
+    "proof_witnessed_times": "cosignature",
+    "earliest_by": "cosignature",
+    "WitnessedTime": "cosignature",
+    "WitnessKey": "cosignature",
     "Export": "export",
     "Ledger": "store",
     "LedgerSummary": "audit",

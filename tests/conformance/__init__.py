@@ -1,0 +1,1 @@
+"""A second verifier, and its agreement with the first."""
