@@ -213,7 +213,7 @@ def test_trust_commands(desk):
     complaint(ucaudit("trust", "add", "--key", "keys/vera.pub", cwd=desk), 2, "--principal")
     complaint(ucaudit("trust", "add", "--role", "x", "--vkey", witness, cwd=desk), 2, "belong to a --key")
     complaint(ucaudit("trust", "add", cwd=desk), 2, "nothing to add")
-    complaint(ucaudit("trust", "list", "--file", "absent.toml", cwd=desk), 3, "no such file")
+    complaint(ucaudit("trust", "list", "--file", "absent.toml", cwd=desk), 3, "no such trust file")
 
 
 def test_import_and_export(desk):

@@ -226,6 +226,7 @@ def test_a_rewritten_ledger_meets_the_witness(desk, place):
     good("ledger", "init", "--ledger", "forged", "--origin", "tests.invalid/log", "--key", desk.key, place=place)
     for name in ("plan.dsse.json", "attestation.dsse.json"):  # the same evidence, entered later
         good("ledger", "append", "--ledger", "forged", "--key", desk.key, desk.bundle / name, place=place)
+    (place / "request").unlink()
     good("ledger", "prove", "--ledger", "forged", "--old-size", 2, "--out", "request", place=place)
     bad(
         1,

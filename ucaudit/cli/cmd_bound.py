@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ucaudit.cli.common import Output, output_options, table
-from ucaudit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from ucaudit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, VerificationError
 
 if TYPE_CHECKING:
     from ucaudit.core.records import Interval
@@ -77,11 +77,17 @@ def bound(
     found = rederive(evidence, margin=margin, confidence=confidence, published=vendor)
     code = _exit_code(found)
     out.result(_document(found, code), _text(found) if by is None else _table(found, by))
-    for sentence in found.disagreements[:5]:
-        click.echo(f"ucaudit: error: {sentence}", err=True)
-    if found.disagreements:
-        click.echo("ucaudit: hint: the record does not follow from its per-token files; trust neither", err=True)
+    if (problem := _problem(found)) is not None:
+        more = len(found.disagreements) - 1
+        out.finding(problem, note=f" (and {more} more)" if more else "")
     return code
+
+
+def _problem(found: Bound) -> VerificationError | None:
+    if not found.disagreements:
+        return None
+    hint = "the record does not follow from its per-token files; trust neither"
+    return VerificationError(found.disagreements[0], hint=hint)
 
 
 def _exit_code(found: Bound) -> int:
@@ -95,7 +101,7 @@ def _exit_code(found: Bound) -> int:
 
 
 def _document(found: Bound, code: int) -> dict[str, Any]:
-    judgement = found.judgement
+    judgement, problem = found.judgement, _problem(found)
     return {
         "results": found.results.model_dump(mode="json", by_alias=True),
         "claims": [claim.model_dump(mode="json", by_alias=True) for claim in found.claims],
@@ -116,6 +122,7 @@ def _document(found: Bound, code: int) -> dict[str, Any]:
             "lower": found.comparison.lower,
             "upper": found.comparison.upper,
         },
+        "error": {"code": problem.code, "message": str(problem), "hint": problem.hint} if problem else None,
         "exitCode": code,
     }
 
@@ -133,7 +140,8 @@ def _text(found: Bound) -> str:
         ("design effect", "none: tokens do not differ" if effect is None else f"{effect:.2f}"),
         ("mean KL, nats", _interval(results.kl)),
         ("  bootstrap-t", _interval(results.kl_bootstrap)),
-        ("KL as observed", ", ".join(f"{_rank(p.percent)} {p.value:.2g}" for p in results.kl_percentiles)),
+        ("KL as observed", ", ".join(f"{_rank(p.percent)} {p.value:.2g}" for p in results.kl_percentiles[:3])),
+        ("", ", ".join(f"{_rank(p.percent)} {p.value:.2g}" for p in results.kl_percentiles[3:])),
         ("top-1 agreement", _interval(results.top1)),
         ("rms Δp, TV bound", f"{results.rms_delta_p:.3g}, {results.tv_bound:.3g}"),
     ]

@@ -10,7 +10,7 @@ import click
 
 from ucaudit import __version__
 from ucaudit.cli.common import Output, output_options, table
-from ucaudit.core.errors import EXIT_PASS
+from ucaudit.core.errors import EXIT_PASS, install_hint
 
 _EXTRAS = {
     "measure": ("torch", "transformers", "safetensors", "gguf", "numpy"),
@@ -36,7 +36,7 @@ def doctor(out: Output) -> int:
     for extra, modules in _EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:
-            rows.append((f"extra {extra}", "missing", f"{', '.join(missing)}: pip install 'ucaudit[{extra}]'"))
+            rows.append((f"extra {extra}", "missing", f"{', '.join(missing)}: {install_hint(extra)}"))
         else:
             versions = ", ".join(f"{module} {importlib.metadata.version(module)}" for module in modules[:2])
             rows.append((f"extra {extra}", "ok", versions))
@@ -44,7 +44,7 @@ def doctor(out: Output) -> int:
     rows.append(("fonts", *_fonts()))
     rows.append(("gpu", *_gpu()))
     document = {"checks": [{"name": name, "state": state, "detail": detail} for name, state, detail in rows]}
-    out.result(document, table(rows))
+    out.result(document, table(rows, wrap=80))
     return EXIT_PASS
 
 

@@ -33,6 +33,7 @@ def gate(
     gate's own policy. Exits 0 if the pack may be deployed, 1 if not.
     """
     from ucaudit.cli.cmd_verify import complain, document, render
+    from ucaudit.evidence.bundle import refuse_inside_bundle
     from ucaudit.evidence.gate import apply_policy
     from ucaudit.evidence.policy import load_policy
     from ucaudit.evidence.trust import load_trust
@@ -40,10 +41,14 @@ def gate(
     from ucaudit.packs.compare import check_files, check_state, select_bundle
     from ucaudit.packs.opened import open_pack
 
+    if junit is not None:
+        refuse_inside_bundle(junit)
     policy = load_policy(policy_file).policy
     trust = load_trust(trust_file)
     if not pack.exists():
-        raise NotFoundError("no such pack", subject=str(pack))
+        raise NotFoundError(
+            "no such pack", subject=str(pack), hint="give the directory of the pack, or a .gguf file"
+        )
     if pack.is_dir():
         open_pack(pack, excludes=policy.gate.exclude)
     bundle = select_bundle(evidence, pack, excludes=policy.gate.exclude)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options, table
-from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
+from ucaudit.cli.common import Output, output_options, printable, table
+from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, DigestMismatchError
 
 if TYPE_CHECKING:
     from ucaudit.packs.codecs import TensorSource
@@ -35,8 +34,18 @@ def inspect(pack: Path, list_tensors: bool, no_hash: bool, out: Output) -> int:
 
     with open_source(pack) as source:
         found = inspect_source(source, hash_files=not no_hash, progress=out.progress)
-        out.result(_document(source, found), _text(source, found, list_tensors))
-    return EXIT_FAIL if found.contradictions else EXIT_PASS
+        code = EXIT_FAIL if found.contradictions else EXIT_PASS
+        out.result(_document(source, found), _text(source, found, list_tensors), code=code)
+    if found.contradictions:
+        more = len(found.contradictions) - 1
+        out.finding(
+            DigestMismatchError(
+                found.contradictions[0] + (f" (and {more} more)" if more else ""),
+                subject=pack.name,
+                hint="the pack was changed after it was made, or is damaged: compare it with where it came from",
+            )
+        )
+    return code
 
 
 def _document(source: TensorSource, found: Inspection) -> dict[str, Any]:
@@ -90,16 +99,9 @@ def _text(source: TensorSource, found: Inspection, list_tensors: bool) -> str:
     rows.append(("published", found.published.digest if found.published else "none"))
     rows += [("unclaimed", path) for path in source.unclaimed()]
     rows += [("contradiction", sentence) for sentence in found.contradictions]
-    width = max(64, shutil.get_terminal_size((80, 24)).columns - 15)
-    lines = [table([line for label, value in rows for line in _wrapped(label, value, width)])]
+    width = max(80, shutil.get_terminal_size((80, 24)).columns)
+    lines = [table([(label, printable(value)) for label, value in rows], wrap=width)]
     if list_tensors:
         shapes = [(spec.dtype, "x".join(map(str, spec.shape)) or "scalar", spec.name) for spec in source.specs]
         lines.append(table(shapes, header=("dtype", "shape", "tensor")))
     return "\n\n".join(lines)
-
-
-def _wrapped(label: str, value: str, width: int) -> list[tuple[str, str]]:
-    """A row, its value printable and continued below itself if it is wide."""
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
-    first, *more = textwrap.wrap(text, width) or [""]
-    return [(label, first), *(("", line) for line in more)]

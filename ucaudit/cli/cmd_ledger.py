@@ -18,7 +18,7 @@ from ucaudit.cli.cmd_ledger_witness import (
     witness_keys,
     witness_options,
 )
-from ucaudit.cli.common import Output, key_options, key_password, output_options
+from ucaudit.cli.common import Output, key_options, key_password, new_file, output_options
 from ucaudit.core.errors import EXIT_PASS, NotFoundError
 
 _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -138,6 +138,8 @@ def prove(
     from ucaudit.core.files import write_bytes
     from ucaudit.evidence.ledger import Ledger, find
 
+    if target is not None:
+        new_file(target)
     if sum(item is not None for item in (index, envelope, old_size)) != 1:
         raise click.UsageError("give either --index, --envelope or --old-size")
     keys = witness_keys(witnesses, trust_file)
@@ -280,6 +282,8 @@ def export(
     from ucaudit.core.strictjson import dumps
     from ucaudit.evidence.ledger import Ledger, export_period, to_csv
 
+    if target is not None:
+        new_file(target)
     first = _moment(start, "T00:00:00Z", "--from")
     last = _moment(end, "T23:59:59Z", "--to")
     if first is not None and last is not None and first > last:

@@ -66,6 +66,7 @@ def measure(
     --windows it measures a share of the draw; `ucaudit merge` joins the shares.
     """
     device = prepare_compute(device, threads)
+    from ucaudit.core.files import remove_empty, require_outside
     from ucaudit.lab.corpus import load_corpus
     from ucaudit.lab.measure import measure as run
     from ucaudit.lab.measure import prepare_output, write_measurement
@@ -73,6 +74,7 @@ def measure(
     from ucaudit.lab.measure_plan import plan_measurement
     from ucaudit.packs.codecs import open_source
 
+    require_outside(directory, pack, reference)
     state = prepare_output(directory)
     text = load_corpus(corpus, column=text_column, rows=rows)
     with open_source(pack) as source, open_source(reference) as original:
@@ -92,23 +94,27 @@ def measure(
             f"{plan.windows.n} of {plan.windows.available} windows of {seq_len} tokens, about "
             f"{execution.memory_bytes / 1e9:.1f} GB and {plan.seconds(device):.0f} s, {execution}"
         )
-        measured = run(
-            source,
-            original,
-            text,
-            n=n,
-            seq_len=seq_len,
-            seed=seed,
-            dtype=dtype,
-            device=device,
-            threads=threads,
-            state_dir=state,
-            progress=out.progress,
-            allow_overlap=allow_overlap,
-            memory_bytes=budget,
-            calibration=calibration,
-            share=share,
-        )
+        try:
+            measured = run(
+                source,
+                original,
+                text,
+                n=n,
+                seq_len=seq_len,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+                threads=threads,
+                state_dir=state,
+                progress=out.progress,
+                allow_overlap=allow_overlap,
+                memory_bytes=budget,
+                calibration=calibration,
+                share=share,
+            )
+        except BaseException:
+            remove_empty(directory)  # what failed before the first window leaves nothing behind
+            raise
         results, document = write_measurement(measured, directory)
     if results is None:
         shown = (

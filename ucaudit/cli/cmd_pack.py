@@ -50,12 +50,14 @@ def pack(
         )
     if prepare_compute("cpu" if device == "auto" else device, threads) != "cpu":
         raise DeviceUnavailableError("the encoder runs on cpu only", subject=device, hint="--device cpu")
+    from ucaudit.core.files import require_outside
     from ucaudit.lab.compress import Settings, compress, estimate
     from ucaudit.lab.compress_tensors import TensorSettings
     from ucaudit.packs.codecs import open_source
 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RefusedError("exists already and is not empty", subject=str(directory), hint="choose another --out")
+    require_outside(directory, model)
     settings = Settings(TensorSettings(bits=bits, group=group, rank=rank), seed=seed)
     with open_source(model) as source:
         if dry_run:

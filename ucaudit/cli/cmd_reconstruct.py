@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, StateDriftError
+
+if TYPE_CHECKING:
+    from ucaudit.packs.expected import Expected
 
 _NAMED = 20
 
@@ -30,9 +33,12 @@ def reconstruct(
     number of threads. Without --expect the state is compared with the one that
     the pack publishes, if it does. Exits 1 if a tensor drifted.
     """
+    from ucaudit.core.files import require_outside
     from ucaudit.packs.codecs import open_source
     from ucaudit.packs.expected import read_expected
 
+    if target is not None:
+        require_outside(target, pack)
     with open_source(pack) as source:
         expected = read_expected(expect, source)
         chosen = prepare_compute(device, threads)
@@ -57,14 +63,26 @@ def reconstruct(
             "drifted": drift,
             "out": str(target) if target else None,
         }
-    out.result(document, state.digest)
+    code = EXIT_FAIL if drift else EXIT_PASS
+    out.result(document, state.digest, code=code)
     if expected.digest is None:
         out.status("compared with nothing: the pack publishes no state, and --expect was not given")
     elif not drift:
         out.status(f"equals {expected.origin}")
     else:
-        error = StateDriftError(f"{len(drift)} tensor(s) drifted from {expected.origin}", subject=pack.name)
-        for sentence in [*drift[:_NAMED], *([f"… and {len(drift) - _NAMED} more"] if len(drift) > _NAMED else [])]:
-            out.warn(sentence)
-        out.finding(error)
-    return EXIT_FAIL if drift else EXIT_PASS
+        out.finding(_finding(expected, drift, pack.name, out))
+    return code
+
+
+def _finding(expected: Expected, drift: list[str], name: str, out: Output) -> StateDriftError:
+    """What drifted. A digest alone does not say which tensors, nor how many."""
+    if expected.state is None:
+        hint = "only a whole STATE file tells which tensors drifted: --expect FILE"
+        return StateDriftError(drift[0], subject=name, hint=hint)
+    for sentence in [*drift[:_NAMED], *([f"… and {len(drift) - _NAMED} more"] if len(drift) > _NAMED else [])]:
+        out.warn(sentence)
+    return StateDriftError(
+        f"{len(drift)} tensor(s) drifted from {expected.origin}",
+        subject=name,
+        hint="these are not the weights that were expected: compare the files with where they came from",
+    )

@@ -30,8 +30,9 @@ def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Pat
     the report says that no key was checked. A report made here is not part of
     the closed bundle: ucaudit verify knows only the reports inside it.
     """
+    from ucaudit.cli.common import new_file
     from ucaudit.core.digest import sha256_hex
-    from ucaudit.core.files import make_directory, write_bytes
+    from ucaudit.core.files import make_directory, require_writable_directory, write_bytes
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.trust import load_trust
     from ucaudit.report import load_profile, render_bundle
@@ -40,6 +41,8 @@ def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Pat
     kind = _KINDS.get(target.suffix.lower())
     if kind is None:
         raise click.UsageError(f"--out ends in .pdf or .html, found {target.name!r}")
+    new_file(target)
+    require_writable_directory(target.parent)
     chosen = load_profile(profile)
     if kind == "pdf":
         require_weasyprint()

@@ -23,5 +23,6 @@ def schema(name: str | None, out: Output) -> int:
         return EXIT_PASS
     if name not in schemas:
         raise click.UsageError(f"no schema {name!r}; there are {', '.join(sorted(schemas))}")
-    out.result(schemas[name], json.dumps(schemas[name], indent=2, ensure_ascii=False, sort_keys=True))
+    shown = json.dumps(schemas[name], indent=2, ensure_ascii=False, sort_keys=True)
+    out.result(schemas[name], shown, code=None)
     return EXIT_PASS

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "not-checked": "-   "}
 _LOUD = {
     "pass": "the claims hold",
-    "pass-with-exceptions": "PASS WITH EXCEPTIONS: a claim failed and is excused by an exception",
+    "pass-with-exceptions": "a claim failed and is excused by an exception",
     "fail": "FAILED CLAIM: the record is authentic, and what it records is a failure",
-    "inconclusive": "INCONCLUSIVE: the record is authentic, and too little data decided nothing",
+    "inconclusive": "the record is authentic, and there was too little data to decide",
 }
 
 
@@ -208,15 +208,21 @@ def summary(
     if authentic and not derived:
         lines.append(f"determination  {record.determination.upper()}, as recorded: nothing was derived again")
     elif authentic:
-        lines.append(f"determination  {record.determination.upper()}: {_LOUD[record.determination]}")
+        lines += textwrap.wrap(
+            f"determination  {record.determination.upper()}: {_LOUD[record.determination]}",
+            80,
+            subsequent_indent=" " * 15,
+            break_on_hyphens=False,
+        )
     else:
         lines.append("determination  none: the evidence did not hold; see FAIL above")
     return lines
 
 
 def complain(result: Verification, out: Output) -> int:
-    """One error line a failed check, on stderr, and the exit code."""
-    for check in result.failures[:5]:
-        if check.error is not None:
-            out.finding(check.error)
+    """One error line on stderr, about the first failed check, and the exit code. All of them are in the list."""
+    first = next((check.error for check in result.failures if check.error), None)
+    if first is not None:
+        more = len(result.failures) - 1
+        out.finding(first, note=f" (and {more} more: see FAIL above)" if more and not out.as_json else "")
     return EXIT_PASS if result.authentic else EXIT_FAIL

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ucaudit.core.errors import DeviceUnavailableError, InputError, UcauditError, missing_extra
+from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, InputError, UcauditError, missing_extra
 from ucaudit.core.files import read_limited
 from ucaudit.core.progress import SILENT, Progress
 
@@ -42,9 +42,17 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
 
-    def result(self, document: dict[str, Any], text: str) -> None:
-        """Print the outcome, once: the object with ``--json``, else the text."""
+    def result(self, document: dict[str, Any], text: str, *, code: int | None = EXIT_PASS) -> None:
+        """Print the outcome, once: the object with ``--json``, else the text.
+
+        Args:
+            document: for programs; it gets ``exitCode``, unless it has it already.
+            text: for people.
+            code: the command's exit code; None for a document that is not about an outcome (a schema).
+        """
         if self.as_json:
+            if code is not None:
+                document = {"exitCode": code} | document
             click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
         else:
             click.echo(text)
@@ -58,9 +66,9 @@ class Output:
         """A line that ``--quiet`` does not silence."""
         click.echo(f"ucaudit: warning: {text}", err=True)
 
-    def finding(self, error: UcauditError) -> None:
+    def finding(self, error: UcauditError, *, note: str = "") -> None:
         """A negative outcome that was already part of the result: its error and hint lines, never silenced."""
-        click.echo(f"ucaudit: error: {printable(str(error))}", err=True)
+        click.echo(f"ucaudit: error: {printable(str(error))}{note}", err=True)
         if error.hint:
             click.echo(f"ucaudit: hint: {printable(error.hint)}", err=True)
 
@@ -205,6 +213,19 @@ def key_password(spec: str, password_file: Path | None) -> bytes | None:
     return str(click.prompt(f"Password for {spec}", hide_input=True, err=True)).encode("utf-8")
 
 
+def new_file(target: Path) -> Path:
+    """An output file that overwrites nothing and breaks no bundle. Raises RefusedError."""
+    from ucaudit.core.errors import RefusedError
+    from ucaudit.evidence.bundle import refuse_inside_bundle
+
+    refuse_inside_bundle(target)
+    if target.exists() or target.is_symlink():
+        raise RefusedError(
+            "exists already and is never overwritten", subject=str(target), hint="choose another --out"
+        )
+    return target
+
+
 def prepare_compute(device: str, threads: int | None) -> str:
     """Import torch, apply ``--threads``, and resolve ``--device``.
 
@@ -240,10 +261,27 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] | None = None) -> str:
-    """Columns padded to their widest cell, two spaces apart, no trailing blanks."""
+def table(
+    rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] | None = None, wrap: int | None = None
+) -> str:
+    """Columns padded to their widest cell, two spaces apart, no trailing blanks.
+
+    With ``wrap``, the last column continues below itself so that no line is wider.
+    """
     lines = [header, *rows] if header else list(rows)
+    if wrap is not None:
+        before = sum(max(len(line[column]) for line in lines) + 2 for column in range(len(lines[0]) - 1))
+        lines = [part for line in lines for part in _continued(line, max(wrap - before, 20))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def _continued(line: tuple[str, ...], width: int) -> list[tuple[str, ...]]:
+    """A row, and below it what of its last cell is too wide."""
+    import textwrap
+
+    first, *more = textwrap.wrap(line[-1], width, break_on_hyphens=False) or [""]
+    blank = ("",) * (len(line) - 1)
+    return [(*line[:-1], first), *((*blank, part) for part in more)]

@@ -223,7 +223,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NotFoundError("no such file", subject=str(path)) from error
+        raise NotFoundError("no such file", subject=str(path), hint="check the path") from error
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", subject=str(path)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

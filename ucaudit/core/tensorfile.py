@@ -58,6 +58,8 @@ _METADATA: Final = "__metadata__"
 _ENTRY_KEYS: Final = frozenset({"dtype", "shape", "data_offsets"})
 _CHUNK: Final = 1 << 20
 
+TRUNCATED_HINT: Final = "the file is not whole: download or copy it again"
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
@@ -130,7 +132,9 @@ def read_header(handle: BinaryIO, *, subject: str) -> Header:
         )
     if length > size - _LENGTH.size:
         raise MalformedPackError(
-            f"truncated: the header should have {length} bytes, {size - _LENGTH.size} are left", subject=subject
+            f"truncated: the header should have {length} bytes, {size - _LENGTH.size} are left",
+            subject=subject,
+            hint=TRUNCATED_HINT,
         )
     start = _LENGTH.size + int(length)
     raw = _parse(_read(handle, _LENGTH.size, start, subject), subject)
@@ -271,7 +275,9 @@ def _check_tiling(infos: list[TensorInfo], start: int, size: int, subject: str) 
     for info in infos:
         if info.end > size:
             raise MalformedPackError(
-                f"truncated: tensor {info.name!r} ends at byte {info.end}, the file at {size}", subject=subject
+                f"truncated: tensor {info.name!r} ends at byte {info.end}, the file at {size}",
+                subject=subject,
+                hint=TRUNCATED_HINT,
             )
         if info.begin < position:
             raise MalformedPackError(f"tensor {info.name!r} overlaps the one before it", subject=subject)
@@ -315,7 +321,9 @@ def _read(handle: BinaryIO, begin: int, end: int, subject: str) -> bytes:
         else:
             part = os.pread(descriptor, min(end - position, 1 << 30), position)
         if not part:
-            raise MalformedPackError(f"truncated: the file ends before byte {end}", subject=subject)
+            raise MalformedPackError(
+                f"truncated: the file ends before byte {end}", subject=subject, hint=TRUNCATED_HINT
+            )
         parts.append(part)
         position += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)

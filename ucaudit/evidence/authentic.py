@@ -106,7 +106,10 @@ def judge_keys(
         objection = entry.objection(kind, claimed, seen)
         if objection is None and role is not None and role not in entry.roles:
             objection = f"not trusted in the role {role} (the trust file says {roles_text(entry)})"
-        problem = UntrustedKeyError(objection, subject=f"key {key.key_id[:16]}…") if objection else None
+        problem = None
+        if objection is not None:
+            hint = "ask the signer for evidence under a key that counts; ucaudit trust list shows yours"
+            problem = UntrustedKeyError(objection, subject=f"key {key.key_id[:16]}…", hint=hint)
         fine = f"{entry.principal} ({role or roles_text(entry)})"
         if result.add(f"{kind}-key", f"{kind} key's validity, type and role", problem, fine):
             good.append(entry)

@@ -219,7 +219,9 @@ def open_bundle(path: Path) -> OpenBundle:
         UnsafePathError: a link or a directory inside it, or a name with control characters.
     """
     if not path.is_dir():
-        raise NotFoundError("no such bundle directory", subject=str(path))
+        raise NotFoundError(
+            "no such bundle directory", subject=str(path), hint="give the directory that ucaudit attest made"
+        )
     names = []
     with os.scandir(path) as entries:
         for entry in entries:
@@ -242,6 +244,17 @@ def open_bundle(path: Path) -> OpenBundle:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)
     return OpenBundle(path, envelope, tuple(sorted(names)))
+
+
+def refuse_inside_bundle(target: Path) -> None:
+    """Refuse an output file inside a bundle: its closing statement would no longer hold. Raises RefusedError."""
+    for place in Path(os.path.realpath(target)).parents:
+        if (place / ATTESTATION).exists():
+            raise RefusedError(
+                f"lies inside the bundle {place.name}, which it would break",
+                subject=str(target),
+                hint="choose a path outside; attest --profile makes reports that belong to a bundle",
+            )
 
 
 @contextmanager

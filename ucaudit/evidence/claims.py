@@ -290,9 +290,13 @@ def _at_least(interval: Interval, threshold: float, values: TokenValues) -> Judg
             return Judgement("pass", "the interval lies at or above the threshold", None)
         reason = f"{sample.n} {sample.unit} are too few to pass: at least {MINIMUM_WINDOWS} are needed"
         return Judgement("inconclusive", reason, needed)
-    if needed is not None:
-        needed = max(needed, values.n + 1)
-    return Judgement("inconclusive", "the interval spans the threshold", needed)
+    if needed is None:
+        reason = "the share lies on the threshold: no number of windows would decide"
+        return Judgement("inconclusive", reason, None)
+    needed = max(needed, values.n + 1)
+    towards = "pass" if interval.estimate > threshold else "fail"
+    reason = f"the interval spans the threshold; about {needed} windows would decide (as things stand: {towards})"
+    return Judgement("inconclusive", reason, needed)
 
 
 def _record(estimate: Estimate) -> Interval:

@@ -122,7 +122,11 @@ def _plan(
 def _closing(bundle: OpenBundle, trust: Trust, result: Verification) -> None:
     envelope = bundle.closing
     if envelope is None:
-        unclosed = VerificationError("the bundle was never closed", subject=names.CLOSING)
+        unclosed = VerificationError(
+            "the bundle was never closed",
+            subject=names.CLOSING,
+            hint="it is unfinished, or its closing statement was removed: ask for the whole bundle",
+        )
         result.add("closing", "every file against the closing statement", unclosed, "")
         return
     signers = find_signers(envelope, trust, result, "bundle")

@@ -230,10 +230,14 @@ def check_claimed_files(pack: OpenedPack, manifest: UcqManifest) -> None:
     for claim in manifest.files:
         subject = f"{pack.name}/{claim.path}"
         if not pack.has(claim.path):
-            raise MalformedPackError("claimed in the manifest, but missing", subject=subject)
+            raise MalformedPackError(
+                "claimed in the manifest, but missing", subject=subject, hint="the pack is not whole: copy it again"
+            )
         if pack.size(claim.path) != claim.size:
             raise MalformedPackError(
-                f"the manifest claims {claim.size} bytes, found {pack.size(claim.path)}", subject=subject
+                f"the manifest claims {claim.size} bytes, found {pack.size(claim.path)}",
+                subject=subject,
+                hint="the file is not whole, or was changed: copy the pack again",
             )
 
 

@@ -213,7 +213,11 @@ def open_pack(path: Path, *, excludes: Sequence[str] = ()) -> OpenedPack:
         root = Path(os.path.realpath(path, strict=True))
         found = os.lstat(root)
     except OSError as error:
-        raise NotFoundError("no such file or directory", subject=str(path)) from error
+        raise NotFoundError(
+            "no such file or directory",
+            subject=str(path),
+            hint="give the directory of a pack or model, or a .gguf file",
+        ) from error
     name = path.name or root.name
     if stat.S_ISDIR(found.st_mode):
         files = list(_walk(root, name, excludes))
@@ -227,7 +231,11 @@ def open_pack(path: Path, *, excludes: Sequence[str] = ()) -> OpenedPack:
             hint="give the directory it lies in",
         )
     if not files:
-        raise NotFoundError("the directory holds no files", subject=str(path))
+        raise NotFoundError(
+            "the directory holds no files",
+            subject=str(path),
+            hint="was the download or copy finished? give the directory that holds the tensor files",
+        )
     files.sort(key=lambda file: file.path.encode())
     single = not stat.S_ISDIR(found.st_mode)
     pack = OpenedPack(root, name, tuple(files), tuple(excludes), single_file=single)

@@ -75,3 +75,25 @@ def test_a_policy_with_a_day_that_does_not_exist(tmp_path):
     )
     with pytest.raises(MalformedPolicyError, match=r"expires: not a day and time"):
         load_policy(tmp_path / "p.toml")
+
+
+def test_an_undecided_top1_claim_says_how_many_windows_would_decide():
+    values = make_values(n=40, tokens=16)
+    record = draft_record(values, {}, manifest=FileManifest.build([]), state=StateManifest.build([]))
+    results = compute_results(values, confidence=0.95, seed=1)
+    top1 = results.top1
+    for threshold, towards in (
+        ((top1.lower + top1.estimate) / 2, "pass"),
+        ((top1.upper + top1.estimate) / 2, "fail"),
+    ):
+        planned = PlannedClaim(
+            id="t", metric="top1Agreement", comparator=">=", threshold=threshold, confidence=0.95
+        )
+        claim = judge_planned(planned, record, results, values)
+        assert claim.verdict == "inconclusive"
+        assert claim.deciding_n > 40
+        assert f"about {claim.deciding_n} windows would decide (as things stand: {towards})" in claim.reason
+    planned = planned.model_copy(update={"threshold": top1.estimate})
+    claim = judge_planned(planned, record, results, values)
+    assert claim.verdict == "inconclusive"
+    assert claim.deciding_n is None or claim.deciding_n > 10**6

@@ -192,7 +192,8 @@ class Results(Record):
     rms_delta_p: float
     tv_bound: Annotated[float, Field(description="bound on the mean total variation: sqrt(mean KL / 2)")]
     minimum_detectable_drift: Annotated[
-        float | None, Field(description="smallest ratio − 1 this n would have told from the margin, power 0.9")
+        float | None,
+        Field(description="smallest ratio − 1 that this n tells from no drift, power 0.9"),
     ]
 
 

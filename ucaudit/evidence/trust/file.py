@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from ucaudit.core.errors import MalformedPolicyError
+from ucaudit.core.errors import MalformedPolicyError, NotFoundError
 from ucaudit.core.files import read_limited
 from ucaudit.core.records import parse_time
 from ucaudit.evidence.keys import PublicKey
@@ -49,6 +49,9 @@ def load_trust(path: Path) -> Trust:
         NotFoundError: no such file.
         MalformedPolicyError: not TOML, unknown members, a malformed key or time, or an entry listed twice.
     """
+    if not path.exists():
+        hint = "ucaudit trust add --file FILE makes one"
+        raise NotFoundError("no such trust file", subject=str(path), hint=hint)
     return parse_trust(read_limited(path, MAX_TRUST_FILE), subject=str(path))
 
 
