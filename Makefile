@@ -31,12 +31,13 @@ slow: env ## the slow tests: wheel, clean environments, start-up time, real mode
 oracle: env ## the checks against third-party tools
 	$(PYTEST) -m oracle $(ARGS)
 
-lint: env ## style, types, import direction, schemas and README current
+lint: env ## style, types, import direction; schemas, auditor's page and README current
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	$(PY) scripts/schemas.py --check
+	$(PY) scripts/auditor_page.py --check
 	$(PY) scripts/readme.py --check
 
 format: env ## let ruff rewrite what it can
