@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to through the DevTools protocol on two pipes: no port, no driver, no other package."""
+"""A headless Chromium, spoken to through the DevTools protocol on two pipes: no port and no other package."""
 
 from __future__ import annotations
 
