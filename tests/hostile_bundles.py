@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +101,32 @@ def lay(name: str, place: Path) -> Laid:
 
 
 def _zip(bundle: Path, out: Path, how: dict[str, Any]) -> None:
-    """The bundle as an archive: ``bomb`` adds that many compressed zeros, ``member`` a file of that name."""
+    """The bundle as an archive, made by another program than ours and then spoiled.
+
+    ``members``: further names, each with ``planted`` as its content; ``bomb``: a report of that many zeros,
+    compressed; ``link``: a report that is a link to this; ``last_first``: the other order; ``before``, ``behind``:
+    bytes around the archive; ``comment``; ``renamed``: the central directory calls the last file this; ``cut``: so
+    many bytes are missing at the end.
+    """
+    files = [(path.name, path.read_bytes()) for path in sorted(bundle.iterdir())]
+    files += [(name, b"planted") for name in how.get("members", ())]
+    if "bomb" in how:
+        files.append(("report-zzz.pdf", bytes(how["bomb"])))
+    if "link" in how:
+        files.append(("report-zzz.pdf", how["link"].encode()))
     with zipfile.ZipFile(out, "w") as archive:
-        for path in sorted(bundle.iterdir()):
-            archive.writestr(zipfile.ZipInfo(path.name, (1980, 1, 1, 0, 0, 0)), path.read_bytes())
-        if "bomb" in how:
-            item = zipfile.ZipInfo("report-bomb.pdf", (1980, 1, 1, 0, 0, 0))
-            item.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(item, bytes(how["bomb"]))
-        if "member" in how:
-            archive.writestr(zipfile.ZipInfo(how["member"], (1980, 1, 1, 0, 0, 0)), b"planted")
+        for name, data in reversed(files) if "last_first" in how else files:
+            item = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            item.external_attr = 0o100644 << 16
+            if "link" in how and name == "report-zzz.pdf":
+                item.external_attr = 0o120777 << 16
+            if "bomb" in how and name == "report-zzz.pdf":
+                item.compress_type = zipfile.ZIP_DEFLATED
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a name twice
+                archive.writestr(item, data)
+        archive.comment = how.get("comment", "").encode()
+        if "renamed" in how:
+            archive.infolist()[-1].filename = how["renamed"]
+    data = how.get("before", "").encode() + out.read_bytes() + how.get("behind", "").encode()
+    out.write_bytes(data[: len(data) - how.get("cut", 0)])

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = Path(second_verifier.__file__)
 SCHEMAS = ROOT / "schemas"
 STANDARD = {*sys.stdlib_module_names, "cryptography"}
-CASES = load_cases()
+CASES = [name for name, case in load_cases().items() if "zip" not in case]  # it reads directories
 REFUSALS = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError)
 
 

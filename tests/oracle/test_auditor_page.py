@@ -107,7 +107,7 @@ class AuditorPage:
             self.browser.drop("#drop", bundle)
         elif how == "drop-files":
             self.browser.drop("#drop", *sorted(bundle.iterdir()))
-        elif how == "folder":
+        elif how == "folder" and bundle.is_dir():
             self.browser.choose("#folder", bundle)
         else:
             self.browser.choose("#files", *(sorted(bundle.iterdir()) if bundle.is_dir() else [bundle]))

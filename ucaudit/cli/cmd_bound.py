@@ -71,10 +71,12 @@ def bound(
     `ucaudit verify`. Exits 1 if a figure disagrees, else by the verdict: on
     --margin if given, else on --published, else on the record's claims.
     """
+    from ucaudit.evidence.archive import bundle_directory
     from ucaudit.evidence.bound import Published, rederive
 
     vendor = None if published is None else Published(published, published_n, published_seq_len, same_text)
-    found = rederive(evidence, margin=margin, confidence=confidence, published=vendor)
+    with bundle_directory(evidence) as directory:
+        found = rederive(directory, margin=margin, confidence=confidence, published=vendor)
     code = _exit_code(found)
     out.result(_document(found, code), _text(found) if by is None else _table(found, by))
     if (problem := _problem(found)) is not None:

@@ -13,7 +13,10 @@ from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, NotFoundError
 @click.command()
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option(
-    "--evidence", type=click.Path(path_type=Path), required=True, help="A bundle, or a directory of bundles."
+    "--evidence",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A bundle, its .zip, or a directory of bundles.",
 )
 @click.option(
     "--policy", "policy_file", type=click.Path(path_type=Path), required=True, help="The gate's own policy."
@@ -33,6 +36,7 @@ def gate(
     gate's own policy. Exits 0 if the pack may be deployed, 1 if not.
     """
     from ucaudit.cli.cmd_verify import complain, document, render
+    from ucaudit.evidence.archive import bundle_directory
     from ucaudit.evidence.bundle import refuse_inside_bundle
     from ucaudit.evidence.gate import apply_policy
     from ucaudit.evidence.policy import load_policy
@@ -51,22 +55,23 @@ def gate(
         )
     if pack.is_dir():
         open_pack(pack, excludes=policy.gate.exclude)
-    bundle = select_bundle(evidence, pack, excludes=policy.gate.exclude)
-    result = verify_bundle(bundle, trust)
-    if result.record is not None:
-        check_files(bundle, result.record, pack, result, out.progress)
-        if full:
-            check_state(bundle, pack, result, out.progress)
-    if result.record is not None:
-        apply_policy(bundle, result, policy)
+    with bundle_directory(evidence) as directory:
+        bundle = select_bundle(directory, pack, excludes=policy.gate.exclude)
+        result = verify_bundle(bundle, trust)
+        if result.record is not None:
+            check_files(bundle, result.record, pack, result, out.progress)
+            if full:
+                check_state(bundle, pack, result, out.progress)
+            apply_policy(bundle, result, policy)
     if junit is not None:
         from ucaudit.core.files import write_bytes
         from ucaudit.interop.junit import junit_xml
 
         write_bytes(junit, junit_xml(f"ucaudit gate {pack.name}", result))
     admitted = result.authentic
+    judged = evidence if directory != evidence else bundle.path
     verdict = "ADMITTED" if admitted else f"REFUSED: {len(result.failures)} check(s) failed"
-    gate_document = {**document(result), "admitted": admitted, "bundle": str(bundle.path)}
+    gate_document = {**document(result), "admitted": admitted, "bundle": str(judged)}
     colour = "green" if admitted else "red"
     out.result(gate_document, f"{render(result, out)}\ngate           {out.style(verdict, fg=colour)}")
     complain(result, out)

@@ -33,6 +33,7 @@ def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Pat
     from ucaudit.cli.common import new_file
     from ucaudit.core.digest import sha256_hex
     from ucaudit.core.files import make_directory, require_writable_directory, write_bytes
+    from ucaudit.evidence.archive import bundle_directory
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.trust import load_trust
     from ucaudit.report import load_profile, render_bundle
@@ -48,10 +49,11 @@ def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Pat
         require_weasyprint()
     else:
         require_jinja()
-    opened = open_bundle(bundle)
     trust = load_trust(trust_file) if trust_file is not None else None
-    out.status(f"rendering {chosen.title}")
-    data = render_bundle(opened, profile, paper=paper, trust=trust, kind=kind)
+    with bundle_directory(bundle) as directory:
+        opened = open_bundle(directory)
+        out.status(f"rendering {chosen.title}")
+        data = render_bundle(opened, profile, paper=paper, trust=trust, kind=kind)
     make_directory(target.parent)
     write_bytes(target, data)
     document = {

@@ -47,7 +47,7 @@ def verify(
     full: bool,
     out: Output,
 ) -> int:
-    """Check a BUNDLE, or a REPORT.pdf against its --bundle, offline.
+    """Check a BUNDLE (or its .zip), or a REPORT.pdf against its --bundle, offline.
 
     A single envelope, or a report without its bundle, is checked as far as its
     signature goes.
@@ -68,13 +68,32 @@ def verify(
         result = _without_bundle(evidence, trust)
         out.result(document(result), render(result, out))
         return complain(result, out)
+    from ucaudit.evidence.archive import bundle_directory
+
+    report = evidence if bundle_path is not None else None
+    with bundle_directory(place) as directory:
+        result = _with_bundle(directory, report, trust, pack_path, policy_file, full, out)
+    out.result(document(result), render(result, out))
+    return complain(result, out)
+
+
+def _with_bundle(
+    directory: Path,
+    report: Path | None,
+    trust: Trust,
+    pack_path: Path | None,
+    policy_file: Path | None,
+    full: bool,
+    out: Output,
+) -> Verification:
+    """Everything that was asked about a bundle, and about a report of it."""
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.verify import check_report, verify_bundle
 
-    bundle = open_bundle(place)
+    bundle = open_bundle(directory)
     result = verify_bundle(bundle, trust)
-    if bundle_path is not None:
-        check_report(bundle, evidence, result)
+    if report is not None:
+        check_report(bundle, report, result)
     if pack_path is not None and result.record is not None:
         from ucaudit.packs.compare import check_files, check_state
 
@@ -92,13 +111,13 @@ def verify(
         policy = load_policy(policy_file).policy
         if result.authentic:
             apply_policy(bundle, result, policy)
-    out.result(document(result), render(result, out))
-    return complain(result, out)
+    return result
 
 
 def _bundle_of(evidence: Path) -> Path | None:
-    """A bundle may be named by its directory or by the envelope in it; None if this is neither."""
+    """A bundle may be named by its directory, its .zip or the envelope in it; None if this is none of them."""
     from ucaudit.core.errors import InputError
+    from ucaudit.evidence.archive import is_archive
     from ucaudit.evidence.bundle import ATTESTATION, CLOSING
 
     if evidence.suffix == ".html":
@@ -107,7 +126,7 @@ def _bundle_of(evidence: Path) -> Path | None:
         )
     if evidence.name == ATTESTATION and (evidence.parent / CLOSING).exists():
         return evidence.parent
-    return None if evidence.is_file() else evidence
+    return None if evidence.is_file() and not is_archive(evidence) else evidence
 
 
 def _without_bundle(evidence: Path, trust: Trust) -> Verification:

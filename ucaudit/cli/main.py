@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "attest": ("ucaudit.cli.cmd_attest:attest", "Reconstruct, measure, judge, sign, and enter in the ledger."),
     "countersign": ("ucaudit.cli.cmd_countersign:countersign", "Add a signed endorsement to a bundle."),
     "timestamp": ("ucaudit.cli.cmd_timestamp:timestamp", "Ask for a time stamp over evidence, or attach it."),
+    "archive": ("ucaudit.cli.cmd_archive:archive", "Write a bundle as one .zip."),
     "verify": ("ucaudit.cli.cmd_verify:verify", "Check evidence offline, trusting nobody's code."),
     "report": ("ucaudit.cli.cmd_report:report", "Render the evidence report as PDF or HTML."),
     "gate": ("ucaudit.cli.cmd_gate:gate", "Refuse an unsigned, drifted or out-of-bound pack in CI."),

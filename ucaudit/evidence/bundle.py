@@ -67,6 +67,7 @@ _FIXED: Final = frozenset(
     | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
 _STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
+_GIVE: Final = "give the directory that ucaudit attest made"
 _UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
 MAX_FILES: Final = 200
 MAX_ENDORSEMENTS: Final = 100
@@ -219,31 +220,45 @@ def open_bundle(path: Path) -> OpenBundle:
         UnsafePathError: a link or a directory inside it, or a name with control characters.
     """
     if not path.is_dir():
-        raise NotFoundError(
-            "no such bundle directory", subject=str(path), hint="give the directory that ucaudit attest made"
-        )
+        hint = "this takes the bundle's directory; unpack a .zip first" if path.is_file() else _GIVE
+        raise NotFoundError("no such bundle directory", subject=str(path), hint=hint)
     names = []
     with os.scandir(path) as entries:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):
                 raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
-            names.append(check_name(entry.name, subject=str(path)))
+            names.append(entry.name)
             if len(names) > MAX_FILES:
                 raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
-            limit = _LIMITS.get(entry.name, MAX_REPORT)
-            if entry.stat(follow_symlinks=False).st_size > limit:
-                raise MalformedRecordError(
-                    f"larger than the {limit} bytes allowed here", subject=str(path / entry.name)
-                )
-    for name in names:
-        if name not in _FIXED and not name.startswith(REPORT_PREFIX) and not _STAMP_NAME.fullmatch(name):
-            # No exception for our own temporary names: whatever the closing does not cover is a hole.
-            hint = "left by an interrupted run: remove it" if is_temporary(name) else None
-            raise MalformedRecordError("a bundle has no file of this name", subject=str(path / name), hint=hint)
+            check_member(entry.name, entry.stat(follow_symlinks=False).st_size, subject=str(path))
     if ATTESTATION not in names:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)
     return OpenBundle(path, envelope, tuple(sorted(names)))
+
+
+def check_member(name: str, size: int, *, subject: str) -> None:
+    """Refuse a file that no bundle has.
+
+    Args:
+        name: its name in the bundle.
+        size: its size in bytes.
+        subject: the bundle, for messages.
+
+    Raises:
+        MalformedRecordError: no bundle has a file of this name, or of this size.
+        UnsafePathError: a name with control characters.
+    """
+    check_name(name, subject=subject)
+    place = str(Path(subject) / name)
+    limit = _LIMITS.get(name, MAX_REPORT)
+    if size > limit:
+        raise MalformedRecordError(f"larger than the {limit} bytes allowed here", subject=place)
+    known = name in _FIXED or name.startswith(REPORT_PREFIX) or _STAMP_NAME.fullmatch(name)
+    if not known or "/" in name:
+        # No exception for our own temporary names: whatever the closing does not cover is a hole.
+        hint = "left by an interrupted run: remove it" if is_temporary(name) else None
+        raise MalformedRecordError("a bundle has no file of this name", subject=place, hint=hint)
 
 
 def refuse_inside_bundle(target: Path) -> None:

@@ -25,6 +25,7 @@ CLASSES = {  # of the record's attack classes, those that a bundle can carry
     "over-deep nesting",
     "endless data",
     "path escape and links",
+    "archives",
     "replay",
     "back-dating",
     "schema downgrade",
