@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -18,7 +19,17 @@ from typing import Any
 import pytest
 from bundles import make_bundle, make_setting, make_values
 from chromium import Chromium
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hostile_bundles import HOSTILE, lay, load_cases
+from people import append_line, endorsement, person
+
+from ucaudit.core.records import Attestation
+from ucaudit.evidence.bundle import open_bundle
+from ucaudit.evidence.keys import PublicKey
+from ucaudit.evidence.seed import contribution_statement
+from ucaudit.evidence.signing import Envelope, sign
 
 pytestmark = pytest.mark.oracle
 
@@ -256,6 +267,83 @@ def test_what_our_writer_makes(page, made, outcome, tmp_path):
     page.trust_file(setting.trust)
     page.give(make_bundle(setting, tmp_path / "bundle", **made))
     assert page.check().outcome == outcome
+
+
+@pytest.mark.parametrize(("seed", "outcome"), [(None, "incomplete"), (42, "failed")], ids=["follows", "another"])
+def test_a_seed_from_outside(page, seed, outcome, tmp_path):
+    """The formula is checked; who contributed is not, and the page says so instead of "verified"."""
+    setting = make_setting(tmp_path)
+    auditor = person(setting, "auditor")
+
+    def contribute(plan: Envelope) -> Envelope:
+        return sign(contribution_statement(plan.digest, "A. Auditor", value="ab" * 32).to_bytes(), auditor)
+
+    def other_seed(record: Attestation) -> Attestation:
+        return record.model_copy(update={"measurement": record.measurement.model_copy(update={"seed": seed})})
+
+    change = {} if seed is None else {"change_record": other_seed}
+    page.trust_file(setting.trust)
+    page.give(make_bundle(setting, tmp_path / "bundle", contribute=contribute, **change))
+    said = page.check()
+    assert said.outcome == outcome
+    assert ("plan" in {slug for slug, status, _ in said.rows if status == "fail"}) is (outcome == "failed")
+
+
+class Token:
+    """A signer with a P-256 key, as hardware has it."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        spki = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.public_key = PublicKey.from_spki(spki, subject="token")
+
+    def sign(self, data: bytes) -> bytes:
+        return self._key.sign(data, ec.ECDSA(SHA256()))
+
+
+def test_a_p256_endorsement(page, tmp_path):
+    """Several, since a DER integer's length varies from signature to signature; and one with a changed byte."""
+    setting = make_setting(tmp_path)
+    bundle = make_bundle(setting, tmp_path / "bundle")
+    digest = open_bundle(bundle).attestation.digest
+    token = Token()
+    trust = tomllib.loads(setting.trust.read_text(encoding="utf-8"))
+    page.trust(
+        signers=trust["key"][0]["public-key"],
+        endorsers=token.public_key.pem().decode(),
+        ledger=trust["ledger"][0]["vkey"],
+    )
+    for number in range(12):
+        said = endorsement(digest, token, printed_name=f"Person {number}")
+        append_line(bundle, said.raw, setting.signer)
+    page.give(bundle)
+    shown = page.check()
+    assert shown.outcome == "verified", shown.rows
+    assert sum(slug == "endorsement-signature" for slug, _, _ in shown.rows) == 12
+    document = json.loads(endorsement(digest, token, printed_name="Another").raw)
+    signature = bytearray(base64.b64decode(document["signatures"][0]["sig"]))
+    signature[20] ^= 1
+    document["signatures"][0]["sig"] = base64.b64encode(signature).decode()
+    append_line(bundle, json.dumps(document).encode() + b"\n", setting.signer)
+    page.give(bundle)
+    assert page.check().outcome == "failed"
+
+
+def test_flipped_bits_are_refused_in_every_file(page, tmp_path):
+    bundle = lay("good", tmp_path).bundle
+    page.trust_file(HOSTILE / "trust.toml")
+    for path in sorted(bundle.iterdir()):
+        data = path.read_bytes()
+        size = len(data)
+        for position in sorted({0, size // 3, size - 2}):
+            changed = bytearray(data)
+            changed[position] ^= 1 << position % 8
+            path.write_bytes(changed)
+            page.give(bundle)
+            assert page.check().outcome == "failed", (path.name, position)
+        path.write_bytes(data)
+    page.give(bundle)
+    assert page.check().outcome == "verified"
 
 
 def test_nothing_given_is_never_verified(page, tmp_path):

@@ -58,7 +58,7 @@ def test_other_programs_read_it(bundle, archive):
 
 
 def test_changed_bits_of_its_frame_are_refused(archive, tmp_path):
-    """A header, and a sample of the directory; contents have a checksum, and digests and signatures in the record."""
+    """A header, and a sample of the directory. Contents have a checksum, digests and signatures."""
     data = archive.read_bytes()
     with zipfile.ZipFile(archive) as found:
         first, start = found.infolist()[0], found.start_dir
