@@ -10,9 +10,13 @@ const HEADLINES = {
 let items = [];
 let run = 0;
 
+// Characters that nobody sees, or that turn the order of others around, as their code points.
+const visible = (text) =>
+  text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (one) => `<U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`);
+
 function element(tag, text, ...children) {
   const made = document.createElement(tag);
-  if (text !== null) made.textContent = text;
+  if (text !== null) made.textContent = visible(text);
   made.append(...children);
   return made;
 }
@@ -27,13 +31,13 @@ function forget() {
 function take(found, label) {
   forget();
   items = found;
-  byId("chosen").textContent = `${label}: ${found.length} file${found.length === 1 ? "" : "s"}`;
+  byId("chosen").textContent = visible(`${label}: ${found.length} file${found.length === 1 ? "" : "s"}`);
 }
 
 function refuse(problem) {
   forget();
   items = [];
-  byId("chosen").textContent = `Not taken: ${problem.message}`;
+  byId("chosen").textContent = visible(`Not taken: ${problem.message}`);
 }
 
 // From a folder chooser the names are folder/file. A directory inside shows as a longer path.

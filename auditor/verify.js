@@ -331,5 +331,8 @@ async function checkClosing(files, attestation, trust, result) {
   if (statement.predicate.files !== listed.size) wrong.push("it miscounts its files");
   if (statement.predicate.attestationDigest !== attestation.digest) wrong.push("it closes another record");
   result.add("closing", "every file of the bundle", "the closing statement", wrong.join("; "), `${listed.size} files, none missing, none added, none changed`);
+  for (const name of files.keys()) {
+    if (name.endsWith(".tsr")) result.remark("time-stamp", name, "a time-stamp authority", "not read by this page");
+  }
   result.facts.push(["Closing statement, SHA-256 of its envelope", envelope.digest]);
 }

@@ -430,6 +430,23 @@ def test_text_from_a_bundle_is_never_markup(page, tmp_path):
     assert page.browser.evaluate("document.title") == "Check a ucaudit evidence bundle"
 
 
+def test_what_turns_text_around_is_shown_as_a_code(page, tmp_path):
+    setting = make_setting(tmp_path)
+    bundle = make_bundle(setting, tmp_path / "bundle")
+    vera = person(setting, "vera")
+    digest = open_bundle(bundle).attestation.digest
+    append_line(bundle, endorsement(digest, vera, printed_name="Vera\u202e\u200b Lid").raw, setting.signer)
+    trust = tomllib.loads(setting.trust.read_text(encoding="utf-8"))
+    page.trust(
+        signers=trust["key"][0]["public-key"], endorsers=vera.public_key.base64, ledger=trust["ledger"][0]["vkey"]
+    )
+    page.give(bundle)
+    said = page.check()
+    assert said.outcome == "verified"
+    assert said.text.count("Vera<U+202E><U+200B> Lid") == 2
+    assert not {"\u202e", "\u200b"} & set(said.text)
+
+
 def test_it_connects_to_nothing(page):
     """The policy is asked with requests of every kind to a server of our own, which must hear nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
