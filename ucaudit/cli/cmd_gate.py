@@ -58,7 +58,7 @@ def gate(
         if full:
             check_state(bundle, pack, result, out.progress)
     if result.record is not None:
-        apply_policy(bundle, result, policy)
+        apply_policy(result, policy)
     if junit is not None:
         from ucaudit.core.files import write_bytes
         from ucaudit.interop.junit import junit_xml

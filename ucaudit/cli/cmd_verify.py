@@ -91,7 +91,7 @@ def verify(
 
         policy = load_policy(policy_file).policy
         if result.authentic:
-            apply_policy(bundle, result, policy)
+            apply_policy(result, policy)
     out.result(document(result), render(result, out))
     return complain(result, out)
 
