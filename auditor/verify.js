@@ -217,7 +217,7 @@ function checkDetermination(record, result) {
   let follows = open.length ? "pass-with-exceptions" : "pass";
   if (left.length) follows = left.some((claim) => claim.verdict === "fail") ? "fail" : "inconclusive";
   const problem = follows !== record.determination && `says ${record.determination}, the verdicts give ${follows}`;
-  result.add("determination", "the determination", "the verdicts of the record's claims", problem, `${follows} follows from them`);
+  result.add("determination", "the determination", "the verdicts of the record's claims", problem, "follows from them");
 }
 
 async function checkPlan(files, record, placed, trust, result) {

@@ -34,7 +34,7 @@ from ucaudit.core.records import (
 from ucaudit.core.tokenvalues import TokenValues, save
 from ucaudit.core.windows import draw as draw_windows
 from ucaudit.evidence import bundle as names
-from ucaudit.evidence.claims import compute_results, determine, draft_claims, judge_all
+from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, draft_claims, judge_all
 from ucaudit.evidence.keys import FileSigner, generate, load_signer
 from ucaudit.evidence.ledger import Ledger
 from ucaudit.evidence.plan import deviations, plan_statement
@@ -43,7 +43,7 @@ from ucaudit.evidence.seed import effective_seed, planned_seed, read_contributio
 from ucaudit.evidence.signing import sign
 from ucaudit.evidence.trust import add_key, add_ledger
 
-SEED = 7
+SEED = BOOTSTRAP_SEED
 CORPUS_SHA256 = "d" * 64
 PACK_FILES = {"manifest.json": b"{}", "layer-00000.safetensors": b"weights", "notes/.hidden": b"?"}
 TOOL = Tool(name="ucaudit", version=__version__)

@@ -62,7 +62,7 @@ def gate(
             check_files(bundle, result.record, pack, result, out.progress)
             if full:
                 check_state(bundle, pack, result, out.progress)
-            apply_policy(bundle, result, policy)
+            apply_policy(result, policy)
     if junit is not None:
         from ucaudit.core.files import write_bytes
         from ucaudit.interop.junit import junit_xml

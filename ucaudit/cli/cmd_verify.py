@@ -110,7 +110,7 @@ def _with_bundle(
 
         policy = load_policy(policy_file).policy
         if result.authentic:
-            apply_policy(bundle, result, policy)
+            apply_policy(result, policy)
     return result
 
 

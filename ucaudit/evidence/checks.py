@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ucaudit.core.errors import VerificationError
 from ucaudit.core.records import Attestation
 from ucaudit.evidence.times import TrustedTime, TrustedTimes
 from ucaudit.evidence.trust import TrustedKey
+
+if TYPE_CHECKING:
+    from ucaudit.core.tokenvalues import TokenValues
 
 Status = Literal["pass", "fail", "warn", "not-checked"]
 Level = Literal["recorded", "re-derivable", "re-measured"]
@@ -74,6 +77,8 @@ class Verification:
     checks: list[Check] = field(default_factory=list)
     record: Attestation | None = None
     envelope_digest: str = ""
+    values: TokenValues | None = None
+    """The per-token values, as read and compared with the signed digests."""
     signers: tuple[TrustedKey, ...] = ()
     """The keys that made the record and count."""
     endorsements: list[Endorsed] = field(default_factory=list)

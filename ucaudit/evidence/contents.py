@@ -16,7 +16,7 @@ from ucaudit.core.windows import draw
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, cited, closing_differences
 from ucaudit.evidence.checks import Verification
-from ucaudit.evidence.claims import compute_results, determine, differences, judge_all
+from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, differences, judge_all
 
 _MAX_DRAW: Final = 1_000_000
 """A second of hashing; a text of a gigabyte has fewer windows of 1,024 tokens."""
@@ -140,6 +140,12 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
         if changed
         else None
     )
+    chosen = record.results.bootstrap_seed
+    if chosen != BOOTSTRAP_SEED:
+        # Whoever may pick the resamples may pick the end of an interval.
+        free = VerificationError(f"{chosen}, not the fixed {BOOTSTRAP_SEED}", subject="results.bootstrapSeed")
+        result.add("bootstrap-seed", "the seed of the resampling", free, "")
+    result.values = values
     what = "signed figures against the per-token files"
     fine = f"{len(values.windows)} windows re-derived to 12 digits"
     result.add("figures", what, problem, fine, level="re-derivable")

@@ -8,25 +8,20 @@ from datetime import UTC, datetime, timedelta
 from ucaudit.core.errors import PolicyViolationError
 from ucaudit.core.records import Attestation, Claim, parse_time
 from ucaudit.core.spans import span_fits
-from ucaudit.core.tokenvalues import load
-from ucaudit.evidence.bundle import OpenBundle
 from ucaudit.evidence.checks import Level, Verification
-from ucaudit.evidence.claims import compute_results, judge_planned
+from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, judge_planned
 from ucaudit.evidence.policy import Policy
 from ucaudit.evidence.signers import count_signers, demanded, eligible, everyone_once, signatures_of
 from ucaudit.evidence.times import CLOCK_SKEW
 
 
-def apply_policy(
-    bundle: OpenBundle, verification: Verification, policy: Policy, *, at: datetime | None = None
-) -> tuple[Claim, ...]:
+def apply_policy(verification: Verification, policy: Policy, *, at: datetime | None = None) -> tuple[Claim, ...]:
     """Add the policy's checks to a verification that found the evidence authentic.
 
     Every claim is recomputed from the per-token files against *this* policy, never taken from the record.
 
     Args:
-        bundle: the evidence.
-        verification: of the same bundle; its record must be there.
+        verification: of the evidence; its record must be there.
         policy: the gate's own.
         at: the moment to judge ages at; now by default.
 
@@ -41,9 +36,10 @@ def apply_policy(
     _freshness(record, policy, moment, rule)
     _signers(verification, policy, rule)
     _pins(record, policy, rule)
-    _strength(record, policy, rule)
+    _strength(record, verification, policy, rule)
     _history(record, verification, policy, rule)
-    if any(check.slug == "artefact" for check in verification.failures):
+    values = verification.values
+    if values is None:
         rule.remark(
             "claims-by-policy",
             "not-checked",
@@ -51,9 +47,8 @@ def apply_policy(
             "the per-token files are not the signed ones",
         )
         return ()
-    values = load(bundle.path)
     publishes = record.reconstruction.matches_published != "none-published"
-    results = compute_results(values, confidence=policy.claims.confidence, seed=record.results.bootstrap_seed)
+    results = compute_results(values, confidence=policy.claims.confidence, seed=BOOTSTRAP_SEED)
     claims = tuple(
         judge_planned(planned, record, results, values)
         for planned in policy.planned_claims(
@@ -186,8 +181,17 @@ def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
     )
 
 
-def _strength(record: Attestation, policy: Policy, rule: _Rules) -> None:
+def _strength(record: Attestation, verification: Verification, policy: Policy, rule: _Rules) -> None:
     rules, measured = policy.measurement, record.measurement
+    seed, passed = measured.seed, {check.slug for check in verification.checks if check.status == "pass"}
+    outside = {"seed", "seed-source"} <= passed
+    rule(
+        "seed",
+        "the seed that chose the windows",
+        outside or seed == rules.seed,
+        f"{seed}, the policy sets {rules.seed}; a signer who may choose it may try several",
+        f"{seed}, an outside party's" if outside else f"{seed}, the policy's",
+    )
     rule("n", "windows", measured.n >= rules.n, f"{measured.n}, at least {rules.n} required", f"{measured.n}")
     rule(
         "seq-len",

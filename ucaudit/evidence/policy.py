@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -29,7 +31,7 @@ def _snake(name: str) -> str:
 class _Table(Record):
     """A policy table: the same strictness as a record, but snake_case as TOML users write."""
 
-    model_config = ConfigDict(alias_generator=_snake, strict=False)
+    model_config = ConfigDict(alias_generator=_snake)
 
 
 class ReferencePin(_Table):
@@ -183,13 +185,21 @@ def load_policy(path: Path) -> LoadedPolicy:
         raise MalformedPolicyError(f"not toml: {error}", subject=str(path)) from error
     _refuse_typos(document, str(path))
     try:
-        policy = Policy.model_validate(document)
+        # By way of JSON, where strictness admits a list for a tuple, and still no "50" or true for a number.
+        policy = Policy.model_validate_json(json.dumps(document, default=_moment))
         policy.exception_records()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise MalformedPolicyError(f"{place}: {first['msg'].lower()}", subject=str(path)) from error
     return LoadedPolicy(policy, path, sha256_hex(data))
+
+
+def _moment(value: object) -> str:
+    """A TOML date-time, which needs no quotes, as records write it; the model refuses anything else."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(value)
 
 
 def _refuse_typos(document: dict[str, Any], subject: str) -> None:
@@ -306,7 +316,7 @@ TEMPLATE: Final = """\
 # rows = "-10000:"                   # which of its rows: A:B, or -K: for the last K
 n = 50                               # windows; below 30 nothing can pass
 seq_len = 1024                       # tokens a window
-seed = 42
+seed = 42                            # chooses the windows; the gate takes another from an outside party only
 dtype = "fp32"
 
 [claims]

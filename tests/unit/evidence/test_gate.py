@@ -49,7 +49,7 @@ def gate(path, setting, tmp_path, at=None, extra="", **changes):
     bundle = open_bundle(path)
     result = verify_bundle(bundle, load_trust(setting.trust))
     assert result.authentic
-    claims = apply_policy(bundle, result, load_policy(policy).policy, at=at)
+    claims = apply_policy(result, load_policy(policy).policy, at=at)
     return {check.slug for check in result.failures}, claims, result
 
 
@@ -65,6 +65,7 @@ def test_admitted(honest, setting, tmp_path):
     [
         ({"measurement": {"n": 41}}, "n"),
         ({"measurement": {"seq_len": 64}}, "seq-len"),
+        ({"measurement": {"seed": 43}}, "seed"),
         ({"claims": {"confidence": 0.99}}, "confidence"),
         ({"claims": {"ppl_ratio_max": 1.0001}}, "claim-ppl-ratio"),
         ({"claims": {"ppl_ratio_max": 1.0125, "mean_kl_max": 0.0001}}, "claim-mean-kl"),

@@ -42,6 +42,16 @@ def test_claims_that_cannot_be_judged(setting, tmp_path, change, message):
         rederive(path)
 
 
+def test_the_resampling_has_one_seed(setting, tmp_path):
+    def choose(record):
+        again = compute_results(make_values(), confidence=0.95, seed=7)
+        return record.model_copy(update={"results": again})
+
+    path = make_bundle(setting, tmp_path / "chosen", change_record=choose)
+    result = verify_bundle(open_bundle(path), load_trust(setting.trust))
+    assert {check.slug for check in result.failures} == {"bootstrap-seed"}
+
+
 def test_every_metric_has_its_comparator():
     values = make_values()
     record = draft_record(values, {}, manifest=FileManifest.build([]), state=StateManifest.build([]))

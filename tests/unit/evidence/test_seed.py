@@ -18,6 +18,7 @@ from ucaudit.core.records import Attestation
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.checks import Verification
+from ucaudit.evidence.gate import apply_policy
 from ucaudit.evidence.keys import FileSigner, generate, load_signer
 from ucaudit.evidence.ledger import (
     Ledger,
@@ -30,6 +31,7 @@ from ucaudit.evidence.ledger import (
     proof_witnessed_times,
     register,
 )
+from ucaudit.evidence.policy import ClaimRules, MeasurementRules, Policy
 from ucaudit.evidence.seed import (
     contribution_statement,
     effective_seed,
@@ -147,6 +149,22 @@ def test_another_seed_than_follows(setting: Setting, auditor: FileSigner) -> Non
 
     bundle = make_bundle(setting, setting.root / "bundle", contribute=nonce(auditor), change_record=other_seed)
     assert {"seed", "draw", "plan"} <= set(failed(check(setting, bundle)))
+
+
+def test_the_gate_takes_an_outside_seed_for_the_policys(setting: Setting, auditor: FileSigner) -> None:
+    policy = Policy(claims=ClaimRules(ppl_ratio_max=2.0), measurement=MeasurementRules(n=30, seq_len=8))
+    cases = {
+        "outside": (nonce(auditor), "pass"),
+        "policy's": (None, "pass"),
+        "own": (nonce(setting.signer), "fail"),
+    }
+    for name, (contribute, expected) in cases.items():
+        bundle = make_bundle(setting, setting.root / name, contribute=contribute)
+        result = check(setting, bundle)
+        apply_policy(result, policy)
+        assert [item.status for item in result.checks if item.what == "the seed that chose the windows"] == [
+            expected
+        ]
 
 
 def test_windows_that_no_seed_drew(setting: Setting) -> None:

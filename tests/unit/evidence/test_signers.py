@@ -10,7 +10,6 @@ from people import judged, person
 
 from ucaudit.core.errors import MalformedPolicyError
 from ucaudit.evidence.amend import countersign
-from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.gate import apply_policy
 from ucaudit.evidence.policy import explain, load_policy, warnings
 from ucaudit.evidence.signers import everyone_once
@@ -53,7 +52,7 @@ def refused(copy, trust, rules, tmp_path):
     policy.write_text(POLICY.format(rules))
     result = judged(copy, trust)
     assert result.authentic, result.failures
-    apply_policy(open_bundle(copy), result, load_policy(policy).policy)
+    apply_policy(result, load_policy(policy).policy)
     return {check.slug: check.detail for check in result.failures}
 
 
@@ -136,7 +135,7 @@ def test_an_endorsement_that_does_not_hold_fills_nothing(copy, setting, trust, t
     assert not result.authentic
     policy = tmp_path / "policy.toml"
     policy.write_text(POLICY.format("min_signers = 2"))
-    apply_policy(open_bundle(copy), result, load_policy(policy).policy)
+    apply_policy(result, load_policy(policy).policy)
     assert "signers" in {check.slug for check in result.failures}
 
 

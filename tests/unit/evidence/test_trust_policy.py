@@ -118,6 +118,10 @@ def write(tmp_path, text):
         ("claims = 3", "table", None),
         ('[claims]\nppl_ratio_max = 1.1\n[measurement]\nrows = "1-2"', "measurement.rows", None),
         ("[claims]\nppl_ratio_max = 1.1\n[measurement]\nrows = 7", "measurement.rows", None),
+        ('[claims]\nppl_ratio_max = "1.1"', "claims.ppl_ratio_max", None),
+        ('[claims]\nppl_ratio_max = 1.1\n[gate]\nrequire_ledger = "false"', "gate.require_ledger", None),
+        ("[claims]\nppl_ratio_max = 1.1\n[measurement]\nn = true", "measurement.n", None),
+        ("[claims]\nppl_ratio_max = 1.1\n[measurement]\nn = 50.0", "measurement.n", None),
     ],
 )
 def test_malformed_policies(tmp_path, text, reason, hint):
@@ -130,11 +134,14 @@ def test_malformed_policies(tmp_path, text, reason, hint):
 def test_exceptions_need_a_real_date(tmp_path):
     text = (
         "[claims]\nppl_ratio_max = 1.1\n"
-        '[[gate.exceptions]]\nclaim = "ppl-ratio"\nowner = "o"\nrationale = "r"\nexpires = "{}"'
+        '[[gate.exceptions]]\nclaim = "ppl-ratio"\nowner = "o"\nrationale = "r"\nexpires = {}'
     )
-    assert load_policy(write(tmp_path, text.format("2027-01-01T00:00:00Z"))).policy.gate.exceptions
-    with pytest.raises(MalformedPolicyError):
-        load_policy(write(tmp_path, text.format("soon")))
+    for moment in ('"2027-01-01T00:00:00Z"', "2027-01-01T00:00:00Z", "2027-01-01 02:00:00+02:00"):
+        (exception,) = load_policy(write(tmp_path, text.format(moment))).policy.gate.exceptions
+        assert exception.expires == "2027-01-01T00:00:00Z"
+    for moment in ('"soon"', "2027-01-01", "2027-01-01T00:00:00"):  # where would that midnight be?
+        with pytest.raises(MalformedPolicyError):
+            load_policy(write(tmp_path, text.format(moment)))
 
 
 def test_weak_settings_are_warned_of(tmp_path):
