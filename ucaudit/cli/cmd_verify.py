@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options, printable
+from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, printable
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
 
 if TYPE_CHECKING:
     from ucaudit.core.records import Attestation
     from ucaudit.evidence.checks import Endorsed, Verification
+    from ucaudit.evidence.bundle import OpenBundle
     from ucaudit.evidence.trust import Trust
+    from ucaudit.lab.spotcheck import SpotInputs, Spots
 
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "not-checked": "-   "}
 _LOUD = {
@@ -37,6 +39,17 @@ _LOUD = {
     "--policy", "policy_file", type=click.Path(path_type=Path), help="Judge by this policy; exit 1 if not met."
 )
 @click.option("--full", is_flag=True, help="Also reconstruct the pack and compare every tensor.")
+@click.option(
+    "--spot-check",
+    "spots",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Decode K tensors and measure K windows again; needs --pack, --reference and --corpus.",
+)
+@click.option("--reference", type=click.Path(path_type=Path), help="For --spot-check: the uncompressed model.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="For --spot-check: the evaluation text.")
+@click.option("--nonce", metavar="HEX", help="For --spot-check: draw as this nonce says  [default: a new one]")
+@compute_options
 @output_options
 def verify(
     evidence: Path,
@@ -45,6 +58,12 @@ def verify(
     pack_path: Path | None,
     policy_file: Path | None,
     full: bool,
+    spots: int | None,
+    reference: Path | None,
+    corpus: Path | None,
+    nonce: str | None,
+    device: str,
+    threads: int | None,
     out: Output,
 ) -> int:
     """Check a BUNDLE, or a REPORT.pdf against its --bundle, offline.
@@ -55,11 +74,18 @@ def verify(
     Exits 0 if the evidence is authentic, whatever it says: an authentic record
     of a failed claim is announced loudly. With --policy, exits 1 unless the
     policy is met.
+
+    Invented per-token values pass all of this. --spot-check does a part of the
+    work again, drawn by a nonce that the signer cannot have known: what differs
+    from the record is found with a chance that is printed.
     """
     from ucaudit.evidence.trust import load_trust
 
     if full and pack_path is None:
         raise click.UsageError("--full needs --pack")
+    _require_spot_options(spots, pack_path, reference, corpus, nonce)
+    if full or spots is not None:
+        device = prepare_compute(device, threads)
     trust = load_trust(trust_file)
     place = bundle_path if bundle_path is not None else _bundle_of(evidence)
     if place is None:
@@ -80,9 +106,15 @@ def verify(
 
         check_files(bundle, result.record, pack_path, result, out.progress)
         if full:
-            check_state(bundle, pack_path, result, out.progress)
-        else:
+            check_state(bundle, pack_path, result, out.progress, device=device)
+        elif spots is None:
             result.remark("pack-state", "not-checked", "reconstructed tensors", "--full reconstructs the pack")
+    looked = None
+    if spots is not None and pack_path is not None and reference is not None and corpus is not None:
+        from ucaudit.lab.spotcheck import SpotInputs
+
+        inputs = SpotInputs(pack_path, reference, corpus, spots, device=device, threads=threads)
+        looked = _look(bundle, result, inputs, nonce, out)
     if pack_path is None:
         result.remark("pack-files", "not-checked", "the pack's files", "--pack PACK compares them")
     if policy_file is not None:
@@ -92,8 +124,39 @@ def verify(
         policy = load_policy(policy_file).policy
         if result.authentic:
             apply_policy(bundle, result, policy)
-    out.result(document(result), render(result, out))
+    answer, text = document(result), render(result, out)
+    if looked is not None:
+        answer["spotCheck"] = looked.as_json()
+        text += f"\n{_repeat(looked)}"
+    out.result(answer, text)
     return complain(result, out)
+
+
+def _require_spot_options(
+    count: int | None, pack: Path | None, reference: Path | None, corpus: Path | None, nonce: str | None
+) -> None:
+    """The options of a spot check come together or not at all. Raises UsageError."""
+    if count is not None:
+        if pack is None or reference is None or corpus is None:
+            raise click.UsageError("--spot-check needs --pack, --reference and --corpus")
+        return
+    for name, value in {"--reference": reference, "--corpus": corpus, "--nonce": nonce}.items():
+        if value is not None:
+            raise click.UsageError(f"{name} is for --spot-check K")
+
+
+def _look(bundle: OpenBundle, result: Verification, inputs: SpotInputs, nonce: str | None, out: Output) -> Spots:
+    from ucaudit.evidence.spots import SpotDraw
+    from ucaudit.lab.spotcheck import spot_check
+
+    draw = SpotDraw.make(bundle.attestation.digest, nonce)
+    out.status(f"spot check by nonce {draw.nonce}")
+    return spot_check(bundle, result, inputs, draw, out.progress)
+
+
+def _repeat(looked: Spots) -> str:
+    origin = "given: it is worth what is known of its origin" if looked.draw.given else "drawn now"
+    return f"spot check     by a nonce that was {origin}; --nonce repeats it\nnonce          {looked.draw.nonce}"
 
 
 def _bundle_of(evidence: Path) -> Path | None:
