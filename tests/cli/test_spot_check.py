@@ -34,13 +34,17 @@ from .conftest import Ran, ucaudit
 def verify(desk, capfd):
     """``verify(bundle, …)`` in this process, with the honest pack, reference and text unless others are given."""
 
-    def run(bundle, *words, pack=desk.pack, reference=desk.reference, corpus=desk.root / "text.txt", spots=30):
-        command = ["verify", bundle, "--trust", desk.root / "trust.toml", "--pack", pack]
+    text = desk.root / "text.txt"
+
+    def run(
+        bundle, *words, pack=desk.pack, reference=desk.reference, corpus=text, spots=30, form=("--json", "--quiet")
+    ):
+        command = ["verify", bundle, "--trust", desk.root / "trust.toml", "--pack", pack, "--device", "cpu"]
         if spots is not None:
             command += ["--spot-check", spots, "--reference", reference, "--corpus", corpus]
         capfd.readouterr()
         with pytest.raises(SystemExit) as done:
-            main([str(word) for word in (*command, *words, "--json", "--quiet", "--device", "cpu")])
+            main([str(word) for word in (*command, *words, *form, "--threads", 1)])
         out, err = capfd.readouterr()
         return Ran(done.value.code, out, err)
 
@@ -121,9 +125,8 @@ def test_an_honest_bundle(desk, verify):
     assert verify(desk.bundle, spots=3).json["spotCheck"]["nonce"] != spots["nonce"]
 
 
-def test_what_people_read(desk):
-    words = ("--pack", desk.pack, "--reference", desk.reference, "--corpus", desk.root / "text.txt")
-    ran = ucaudit("verify", desk.bundle, "--trust", desk.root / "trust.toml", *words, "--spot-check", 2)
+def test_what_people_read(desk, verify):
+    ran = verify(desk.bundle, spots=2, form=())
     assert ran.code == 0, ran.err
     assert max(map(len, ran.out.splitlines())) <= 80
     nonce = ran.out.splitlines()[-1].split()
