@@ -161,9 +161,7 @@ def test_values_that_the_signer_changed_and_signed_again(desk, verify, resign):
 
 def test_a_generous_tolerance_does_not_help_the_signer(verify, resign):
     def generous(record):
-        return record.model_copy(
-            update={"measurement": record.measurement.model_copy(update={"tolerance": 0.02})}
-        )
+        return record.model_copy(update={"measurement": record.measurement.model_copy(update={"tolerance": 0.02})})
 
     bundle = resign(values=flattered, record=generous)
     assert verify(bundle, spots=None).code == 0
@@ -240,7 +238,9 @@ def test_a_record_of_a_pack_that_gives_no_numbers(desk, verify, resign, tmp_path
         state = reconstruct_state(source)
 
     def no_manifest(record):
-        return record.model_copy(update={"pack": record.pack.model_copy(update={"matches_manifest": "no-manifest"})})
+        return record.model_copy(
+            update={"pack": record.pack.model_copy(update={"matches_manifest": "no-manifest"})}
+        )
 
     bundle = resign(state=lambda _: state, pack=pack, record=no_manifest)
     ran = verify(bundle, pack=pack, spots=2)

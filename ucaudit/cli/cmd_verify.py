@@ -14,8 +14,8 @@ from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
 
 if TYPE_CHECKING:
     from ucaudit.core.records import Attestation
-    from ucaudit.evidence.checks import Endorsed, Verification
     from ucaudit.evidence.bundle import OpenBundle
+    from ucaudit.evidence.checks import Endorsed, Verification
     from ucaudit.evidence.trust import Trust
     from ucaudit.lab.spotcheck import SpotInputs, Spots
 

@@ -18,6 +18,7 @@ from ucaudit.core.errors import InputError
 from ucaudit.core.tokenvalues import TokenValues
 
 T = TypeVar("T", int, str)
+N = TypeVar("N", int, float)
 NONCE_BYTES: Final = 32
 _NONCE: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
 
@@ -26,9 +27,9 @@ _NONCE: Final = re.compile(r"(?:[0-9a-f]{2}){1,64}")
 class SpotDraw:
     """Where to look: a function of the envelope and the nonce alone, so that anybody can repeat it.
 
-    The challenge is SHA-256(envelope digest ‖ nonce), both as raw bytes. An item's rank is the SHA-256 of the UTF-8
-    text ``CHALLENGE\\nKIND\\nITEM``: the challenge in lower-case hex, ``tensor`` or ``window``, the tensor's name or
-    the window's index in decimal. The smallest digests win.
+    The challenge is SHA-256(envelope digest ‖ nonce), both as raw bytes. An item's rank is the SHA-256 of the
+    UTF-8 text ``CHALLENGE\\nKIND\\nITEM``: the challenge in lower-case hex, ``tensor`` or ``window``, the tensor's
+    name or the window's index in decimal. The smallest digests win.
 
     Attributes:
         envelope_digest: SHA-256 of the attestation's envelope, hex.
@@ -42,7 +43,7 @@ class SpotDraw:
 
     @classmethod
     def make(cls, envelope_digest: str, nonce: str | None) -> SpotDraw:
-        """A draw with a fresh nonce, or a repetition with a given one. Raises InputError: not 1 to 64 bytes of hex."""
+        """A draw with a fresh nonce, or a repetition. Raises InputError: not 1 to 64 bytes of hex."""
         if nonce is None:
             return cls(envelope_digest, secrets.token_hex(NONCE_BYTES), given=False)
         if not _NONCE.fullmatch(nonce.lower()):
@@ -68,7 +69,7 @@ class SpotDraw:
 
 
 def chance_to_find(total: int, drawn: int, false: int) -> float:
-    """The chance that a draw of ``drawn`` of ``total`` without replacement holds one of ``false`` items at least."""
+    """The chance that ``drawn`` of ``total`` items, without replacement, hold one of ``false`` items at least."""
     return 1 - math.comb(total - false, drawn) / math.comb(total, drawn)
 
 
@@ -103,10 +104,10 @@ def select(values: TokenValues, windows: Sequence[int]) -> TokenValues:
     rows = [values.windows.index(window) for window in windows]
     t = values.tokens
 
-    def column(of: array[float]) -> array[float]:
-        result = array(of.typecode)
+    def column(of: array[N]) -> array[N]:
+        result = of[:0]
         for row in rows:
-            result.extend(of[row * t : (row + 1) * t])
+            result += of[row * t : (row + 1) * t]
         return result
 
     documents = values.documents
@@ -116,7 +117,7 @@ def select(values: TokenValues, windows: Sequence[int]) -> TokenValues:
         reference=column(values.reference),
         pack=column(values.pack),
         kl=column(values.kl),
-        top1=column(values.top1),  # type: ignore[arg-type]  # array[int], of the same typecode as before
+        top1=column(values.top1),
         documents=None if documents is None else tuple(documents[row] for row in rows),
     )
 
@@ -124,12 +125,12 @@ def select(values: TokenValues, windows: Sequence[int]) -> TokenValues:
 def compare_values(signed: TokenValues, again: TokenValues, *, tolerance: float, scored: int) -> Agreement:
     """Compare values per token within the tolerance of the measurement.
 
-    ``tolerance`` is on ln ratio, a mean over all ``scored`` tokens, so one token stands for ``noise`` = tolerance ·
-    √scored, and a mean over m tokens for noise / √m. In each window and over all of them, for each of the reference's
-    and the pack's log-probability, their difference, and the divergence: the mean may differ by noise / √m, and the
-    root mean square of the differences may be ``noise``, so that values cannot be shuffled or redistributed either.
-    The most likely tokens of the two models may agree, or not, at m · noise tokens more or less, rounded up: two
-    logits lie within a distance of each other at a share of tokens that is smaller than the distance in nats.
+    ``tolerance`` is on ln ratio, a mean over all ``scored`` tokens, so one token stands for ``noise`` =
+    tolerance · √scored, and a mean over m tokens for noise / √m. In each window and over all of them, for each of
+    the reference's and the pack's log-probability, their difference, and the divergence: the mean may differ by
+    noise / √m, and the root mean square of the differences may be ``noise``, so that values cannot be shuffled
+    either. The most likely tokens of the two models may agree, or not, at m · noise tokens more or less, rounded
+    up: two logits lie within a distance of each other at a share of tokens smaller than the distance in nats.
 
     Args:
         signed, again: of the same windows.
@@ -154,13 +155,11 @@ def compare_values(signed: TokenValues, again: TokenValues, *, tolerance: float,
             off = [b - a for a, b in zip(mine[begin:end], theirs[begin:end], strict=True)]
             mean, rms = math.fsum(off) / m, math.sqrt(math.fsum(value * value for value in off) / m)
             if not abs(mean) <= noise / math.sqrt(m):
-                problems.append(
-                    f"{place}: mean {name} measured {mean:+.3g} nats from the signed one, at most {noise / math.sqrt(m):.3g}"
-                )
+                found = f"mean {name} measured {mean:+.3g} nats from the signed one"
+                problems.append(f"{place}: {found}, at most {noise / math.sqrt(m):.3g}")
             elif not rms <= noise:
-                problems.append(
-                    f"{place}: {name} measured {rms:.3g} nats a token from the signed one, at most {noise:.3g}"
-                )
+                found = f"{name} measured {rms:.3g} nats a token from the signed one"
+                problems.append(f"{place}: {found}, at most {noise:.3g}")
         turned = sum(a != b for a, b in zip(signed.top1[begin:end], again.top1[begin:end], strict=True))
         if turned > math.ceil(m * noise):
             problems.append(

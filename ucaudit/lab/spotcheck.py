@@ -1,7 +1,7 @@
 """``verify --spot-check``: decode some tensors and measure some windows again, which the signer could not foresee.
 
-Figures that follow from the per-token values say nothing about whether these came from the pack. Only doing the work
-again does; a spot check does a part of it, drawn by a nonce that is made now (:mod:`ucaudit.evidence.spots`).
+Figures that follow from the per-token values say nothing about whether these came from the pack. Only doing the
+work again does; a spot check does a part of it, drawn by a nonce made now (:mod:`ucaudit.evidence.spots`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from ucaudit.core.errors import (
     DigestMismatchError,
     InputError,
     StateDriftError,
-    UcauditError,
     VerificationError,
 )
 from ucaudit.core.progress import SILENT, Progress
@@ -221,7 +220,7 @@ def _plan(
     rows = measured.corpus.rows
     text = load_corpus(corpus, column=measured.corpus.text_column, rows=rows)
     what = "the text against the record"
-    problem: UcauditError | None = None
+    problem: VerificationError | None = None
     if text.sha256 != measured.corpus.sha256:
         problem = DigestMismatchError(
             f"expected sha-256 {measured.corpus.sha256[:16]}… ({measured.corpus.name}), found {text.sha256[:16]}…",
@@ -305,8 +304,12 @@ def _check_windows(
             subject="per-token values",
             hint=f"{listed} were measured again: the signed values are not what these models give",
         )
-    how = "to the bit" if agreement.equal else (
-        f"within the tolerance of {tolerance:.2g} on ln ratio (largest difference {agreement.largest:.2g} nats)"
+    how = (
+        "to the bit"
+        if agreement.equal
+        else (
+            f"within the tolerance of {tolerance:.2g} on ln ratio (largest difference {agreement.largest:.2g} nats)"
+        )
     )
     fine = f"{listed} agree {how}: {describe_chance(measured.n, len(windows), 'window')}"
     result.add("spot-windows", _WINDOWS, problem, fine, level="re-measured")

@@ -35,7 +35,9 @@ def test_a_nonce_is_new_each_time_and_moves_the_draw():
     assert not one.given and len(one.nonce) == 64 and one.nonce != other.nonce
     assert one.pick("window", range(1000), 20) != other.pick("window", range(1000), 20)
     assert SpotDraw.make(ENVELOPE, one.nonce).pick("window", range(1000), 20) == one.pick("window", range(1000), 20)
-    assert SpotDraw.make("cd" * 32, one.nonce).pick("window", range(1000), 20) != one.pick("window", range(1000), 20)
+    assert SpotDraw.make("cd" * 32, one.nonce).pick("window", range(1000), 20) != one.pick(
+        "window", range(1000), 20
+    )
 
 
 @pytest.mark.parametrize("nonce", ["", "abc", "zz", "0x00", "00 ff", "00" * 65, "٠٠"])
@@ -83,7 +85,8 @@ def test_bf16_noise_is_within_its_tolerance():
     values = make_values(n=40, tokens=128)
     noise = random.Random(4)
     columns = {
-        name: array("f", (v + noise.gauss(0, 0.065) for v in getattr(values, name))) for name in ("reference", "pack")
+        name: array("f", (v + noise.gauss(0, 0.065) for v in getattr(values, name)))
+        for name in ("reference", "pack")
     }
     tolerance = 3 * 0.065 / math.sqrt(scored(values))
     part = values.windows[5:12]
