@@ -155,8 +155,8 @@ def _look(bundle: OpenBundle, result: Verification, inputs: SpotInputs, nonce: s
 
 
 def _repeat(looked: Spots) -> str:
-    origin = "given: it is worth what is known of its origin" if looked.draw.given else "drawn now"
-    return f"spot check     by a nonce that was {origin}; --nonce repeats it\nnonce          {looked.draw.nonce}"
+    origin = "given: worth what is known of its origin" if looked.draw.given else "drawn now; --nonce repeats it"
+    return f"spot check     nonce {origin}\nnonce          {looked.draw.nonce}"
 
 
 def _bundle_of(evidence: Path) -> Path | None:
