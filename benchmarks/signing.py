@@ -5,7 +5,8 @@
 Both are installed into environments of their own below ``--work`` (pip's index is asked). Then, on the same files:
 
 - **answers**: the directory is signed by each, changed in one way, and verified by each;
-- **times**: signing and verifying, cold start, in turns, so that a busy moment weighs on both; medians and minima;
+- **times**: signing and verifying, cold start, in turns, so that a busy moment weighs on both: the best time, and
+  the median of processor time;
 - **size**: of the two environments, without pip and setuptools;
 - **digests**: ucaudit's against ``openssl dgst -sha256``, one core each, and over several files with more cores.
 
@@ -97,7 +98,7 @@ def run(words: list[object]) -> Answer:
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
     said = next((line for line in lines if "rror" in line or "ailed" in line), lines[-1] if lines else "")
-    said = re.sub(r"/\S*/", "", said.strip().replace("|", "/").removeprefix("ucaudit: error: "))
+    said = re.sub(r"(?<![\w.])/\S*/", "", said.strip().replace("|", "/").removeprefix("ucaudit: error: "))
     return Answer(done.returncode == 0, said if len(said) <= MESSAGE else said[:MESSAGE] + "…")
 
 
@@ -365,29 +366,28 @@ def packages_installed(place: Path) -> int:
     return sum(item["name"] not in ("pip", "setuptools") for item in json.loads(listed.stdout))
 
 
-def seconds(words: list[object]) -> float:
-    began = time.perf_counter()
+def timed(words: list[object]) -> tuple[float, float]:
+    """Wall and processor seconds of a command, which must succeed."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def in_turns(commands: dict[str, list[object]], runs: int) -> dict[str, list[float]]:
+def in_turns(commands: dict[str, list[object]], runs: int) -> dict[str, list[tuple[float, float]]]:
     """Each command ``runs`` times, one after the other, after one unmeasured run."""
-    times: dict[str, list[float]] = {name: [] for name in commands}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for words in commands.values():
-        seconds(words)
+        timed(words)
     for _ in range(runs):
         for name, words in commands.items():
-            times[name].append(seconds(words))
+            times[name].append(timed(words))
     return times
 
 
 def dgst(file: Path) -> tuple[float, float]:
     """Wall and processor seconds of ``openssl dgst -sha256``."""
-    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(["openssl", "dgst", "-sha256", str(file)], check=True, stdout=subprocess.DEVNULL)
-    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return timed(["openssl", "dgst", "-sha256", file])
 
 
 def digest_rows(python: Path, work: Path, megabytes: int, runs: int) -> list[tuple[str, float, float, float]]:
@@ -467,12 +467,15 @@ def main() -> int:
         print(f"\n| {title} | ucaudit | model-signing |\n|---|---|---|")
         for name, a, b in rows:
             print(f"| {name} | {a} | {b} |")
-    print("\n| seconds, median (minimum) | ucaudit | model-signing |\n|---|---|---|")
+    print("\n| seconds, best; processor seconds, median | ucaudit | model-signing |\n|---|---|---|")
     for name in dict.fromkeys(name.rpartition("/")[0] for name in times):
-        cells = [times[f"{name}/{tool}"] for tool in ("ucaudit", "model-signing")]
-        print(f"| {name} | " + " | ".join(f"{statistics.median(c):.2f} ({min(c):.2f})" for c in cells) + " |")
-    cells = [installed[tool] for tool in ("ucaudit", "model-signing")]
-    print("| installed | " + " | ".join(f"{size:.0f} MB, {count} packages" for size, count in cells) + " |")
+        cells = []
+        for tool in ("ucaudit", "model-signing"):
+            walls, works = zip(*times[f"{name}/{tool}"], strict=True)
+            cells.append(f"{min(walls):.2f}; {statistics.median(works):.2f}")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    shown = [f"{size:.0f} MB, {count} packages" for size, count in installed.values()]
+    print("| installed | " + " | ".join(shown) + " |")
     print("\n| SHA-256 | GB/s, best | median | GB per processor second, median |\n|---|---|---|---|")
     for name, best, median, worked in digests:
         print(f"| {name} | {best:.2f} | {median:.2f} | {worked:.2f} |")

@@ -134,6 +134,23 @@ def test_what_people_read(desk, verify):
     assert "drawn now; --nonce repeats it" in ran.out
 
 
+@pytest.mark.slow
+def test_another_instruction_set_is_within_the_tolerance(desk):
+    """The same machine without its vector extensions: other last digits, and no accusation."""
+    plain = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+    }
+    words = ("--pack", desk.pack, "--reference", desk.reference, "--corpus", desk.root / "text.txt")
+    ran = ucaudit(
+        "verify", desk.bundle, "--trust", desk.root / "trust.toml", *words, "--spot-check", 30, "--json", **plain
+    )
+    assert ran.code == 0, ran.err
+    detail = rows(ran)["spot-windows"]["detail"]
+    assert "agree within the tolerance of 1e-05 on ln ratio" in detail or "agree to the bit" in detail
+
+
 def flattered(values):
     """The last window's pack scored better than it did; everything else as measured."""
     pack = array("f", values.pack)
