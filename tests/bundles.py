@@ -226,15 +226,18 @@ def make_bundle(
     late_plan=False,
     contribute=None,
     change_record=None,
+    manifest: FileManifest | None = None,
     **changes,
 ) -> Path:
     """Write a bundle. ``change_record(record)`` may lie before the record is signed.
 
+    ``manifest``: of the pack; by default that of the files that :func:`make_setting` writes.
+
     ``contribute(plan envelope)`` makes the plan wait for an outside party's seed, and returns its envelope or None.
     """
     values = values or make_values()
-    entries = [FileEntry(name, sha256_hex(data)) for name, data in PACK_FILES.items()]
-    manifest = FileManifest.build(entries)
+    if manifest is None:
+        manifest = FileManifest.build([FileEntry(name, sha256_hex(data)) for name, data in PACK_FILES.items()])
     state = StateManifest.build([StateEntry("model.w", "BF16", (2, 3), "a" * 64)])
     with names.staged(out) as stage:
         files = save(stage, values)

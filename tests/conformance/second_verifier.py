@@ -1,5 +1,5 @@
 """A second verifier, from docs/record-format.md alone: second_verifier.py BUNDLE trust.toml SCHEMAS [PACK]; exit 0 or 1."""
-import array, base64, datetime, hashlib, itertools, json, math, os, pathlib, random, re, statistics, struct, sys, tomllib
+import array, base64, datetime, hashlib, itertools, json, math, os, pathlib, random, re, struct, sys, tomllib
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,12 +15,11 @@ def b64(text):
     need(base64.b64encode(data := base64.b64decode(plain, validate=True)).decode() == plain, "base64 in another spelling")
     return data
 def strict(data):  # One JSON document with one meaning
-    def pairs(items): return need(len({key for key, _ in items}) == len(items), "duplicate key") or dict(items)
+    def pairs(items): return need(len(dict(items)) == len(items), "duplicate key") or dict(items)
     def number(kind): return lambda text: need(len(text) <= 40 and math.isfinite(float(text)), text[:9]) or kind(text)
     brackets = re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text := data.decode(), flags=re.S))
     need(max(itertools.accumulate(1 if one in "[{" else -1 for one in brackets), default=0) <= 32, "nested too deeply")
-    value = json.loads(text, object_pairs_hook=pairs, parse_float=number(float), parse_int=number(int),
-                       parse_constant=lambda name: need(False, name))
+    value = json.loads(text, object_pairs_hook=pairs, parse_float=number(float), parse_int=number(int), parse_constant=lambda x: need(0, x))
     json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate
     return value
 def members(value, schema, defs, at="$"):  # that much of JSON Schema: nothing missing, nothing unknown
@@ -108,11 +107,11 @@ class Verifier:
                   "reference.SHA256SUMS": record["reference"]["filesDigest"]} | ({PLAN: plan["envelopeDigest"]} if plan else {})
         for name, expected in cited.items(): need(sha(self.read(name, 1 << 29)) == expected, f"{name} is another file")
         files = dict(line.split("  ", 1)[::-1] for line in self.read("pack.SHA256SUMS").decode().splitlines())
-        for name, found in ((item["name"], item["digest"]["sha256"]) for item in statement["subject"]):
-            need(found == (files if name.startswith("pack/") else cited)[name.removeprefix("pack/")], f"subject {name}")
-        need({"pack.SHA256SUMS", "STATE"} <= {item["name"] for item in statement["subject"]}, "subjects")
-        if pack: need(files == {str(path.relative_to(pack)): sha(path.read_bytes())
-                                for path in pathlib.Path(pack).rglob("*") if path.is_file()}, "the pack has other files")
+        named = {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}
+        for name, at in named.items(): need(at == (files if name[:5] == "pack/" else cited)[name.removeprefix("pack/")], f"subject {name}")
+        need({"pack.SHA256SUMS", "STATE"} <= set(named), "subjects")
+        need(not pack or files == {str(path.relative_to(pack)): sha(path.read_bytes()) for path in pathlib.Path(pack).rglob("*")
+                                   if path.is_file()}, "the pack has other files")
         figures(record, {name: tensors(self.read(name, 1 << 29), VALUES[name]) for name in VALUES})
         placed = self.place("", raw, "attestation", record["pack"]["packDigest"], determination=record["determination"],
                             planSha256=plan and plan["envelopeDigest"])
@@ -140,43 +139,46 @@ class Verifier:
         for name in promised.keys() | done:
             need(promised.get(name) == done.get(name) or any(x.startswith(f"{name}: ") for x in declared), f"not as planned: {name}")
 def tensors(data, wanted):  # A safetensors file without a gap, an overlap or a tensor too many
-    (length,), wanted = struct.unpack("<Q", data[:8]), wanted | {"window": "q"}
-    header, body = strict(data[8 : 8 + length].rstrip(b" ")), data[8 + length :]
+    header, body = strict(data[8 : (end := 8 + struct.unpack("<Q", data[:8])[0])].rstrip(b" ")), data[end:]
+    wanted = wanted | {"window": "q"} | {name: "q" for name in header if name == "document"}
     ends = sorted(item["data_offsets"] for item in header.values())
     need(set(header) == set(wanted) and [a for a, _ in ends] + [len(body)] == [0] + [b for _, b in ends], "gap, overlap or surplus")
     need(all(header[name]["dtype"] == {"f": "F32", "B": "U8", "q": "I64"}[kind] for name, kind in wanted.items()), "dtype")
     read = {name: array.array(kind, body[slice(*header[name]["data_offsets"])]) for name, kind in wanted.items()}
     need(all(len(read[name]) == math.prod(item["shape"]) > 0 and item["shape"][0] == header["window"]["shape"][0]
-             and len(item["shape"]) == 1 + (name != "window") for name, item in header.items()), "shapes")
+             and len(item["shape"]) == 1 + (name not in ("window", "document")) for name, item in header.items()), "shapes")
     return read
 def student(p, df):  # The quantile of Student's t: Newton's method on a density that Simpson's rule integrates
     scale, x = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi), 2.0
     def density(u): return scale * (1 + u * u / df) ** (-(df + 1) / 2)
-    for _ in range(9):
-        weighted = math.fsum((1 if i in (0, 2000) else 4 if i % 2 else 2) * density(x * i / 2000) for i in range(2001))
-        x -= (0.5 + weighted * x / 6000 - p) / density(x)
+    def weighted(x): return math.fsum((1 if i in (0, 2000) else 4 if i % 2 else 2) * density(x * i / 2000) for i in range(2001))
+    for _ in range(9): x -= (0.5 + weighted(x) * x / 6000 - p) / density(x)
     return x
-def intervals(d, confidence, seed):  # Student's t and bootstrap-t: (mean, lower, upper) of each
-    n, m, s, alpha, stats = len(d), statistics.fmean(d), statistics.stdev(d), (1 - confidence) / 2, []
-    if not s: return ((m, m, m),) * 2
-    half, error, u = student(1 - alpha, n - 1) * s / math.sqrt(n), s / math.sqrt(n), iter(random.Random(seed).random, None)
+def intervals(d, sizes, confidence, seed):  # Units of some windows each: Student's t and bootstrap-t, (mean, lower, upper) of each
+    of, n, m, alpha, u = iter(d), len(sizes), math.fsum(d) / len(d), (1 - confidence) / 2, iter(random.Random(seed).random, None)
+    y, stats = [math.fsum(itertools.islice(of, size)) for size in sizes], []
+    if max(ends := [a / x for a, x in zip(y, sizes)]) - min(ends) <= 1e-15 * max(map(abs, ends)): return ((m, m, m),) * 2
+    rows = [(z, x, z * z, z * x, x * x) for a, x in zip(y, sizes) for z in [a - m * x]]  # z: how far a unit is from the mean
+    error = math.sqrt(n / (n - 1) * (square := math.fsum(row[2] for row in rows))) / len(d)
     for _ in range(10_000):
-        x = [d[int(v * n)] - m for v in itertools.islice(u, n)]
-        spread = math.fsum(v * v for v in x) - (total := math.fsum(x)) ** 2 / n
-        flat = spread <= 1e-12 * (n - 1) * s * s and (math.copysign(math.inf, total) if total else 0.0)
-        stats.append(total / n / math.sqrt(spread / (n - 1) / n) if flat is False else flat)
-    stats, k = sorted(stats), math.floor(alpha * 10_001)
+        z, x, zz, zx, xx = map(math.fsum, zip(*[rows[int(v * n)] for v in itertools.islice(u, n)]))
+        flat = (left := zz - 2 * z / x * zx + (z / x) ** 2 * xx) <= 1e-12 * square  # a resample without spread of its own
+        stats.append((math.copysign(math.inf, z) if z else 0.0) if flat else z / math.sqrt(n / (n - 1) * left))
+    stats, k, half = sorted(stats), math.floor(alpha * 10_001), student(1 - alpha, n - 1) * error
     return (m, m - half, m + half), (m, max(m - stats[10_000 - k] * error, -700.0), min(m - stats[k - 1] * error, 700.0))
 def figures(record, files):  # Ratio, KL, intervals, verdicts and determination again, from the per-token files
     results, measured, (reference, pack, pair) = record["results"], record["measurement"], files.values()
     n, corpus, windows = measured["n"], measured["corpus"], list(pair["window"])
+    held, *others = ([*file.get("document", ())] for file in (reference, pack, pair))  # each window's document, if known
+    sizes = [len([*group]) for _, group in itertools.groupby(held)] if (many := len(set(held)) > 1) else [1] * n
+    need(others == [held] * 2 == [sorted(map(abs, held))] * 2 and results.get("documents") == (len(sizes) if many else None), "documents")
     def rank(i): return hashlib.sha256(f"{measured['seed']}\n{corpus['sha256']}\n{i}".encode()).digest()
     need([*reference["window"]] == [*pack["window"]] == windows == sorted(sorted(range(corpus["windowsAvailable"]), key=rank)[:n]), "draw")
     a, b, kl, t = reference["logprob"], pack["logprob"], pair["kl"], len(pair["kl"]) // n
     need(len(a) == len(b) == n * t and all(map(math.isfinite, [*a, *b, *kl])) and max(*a, *b) <= 1e-5 and min(kl) >= -1e-5
          and max(pair["top1"]) <= 1, "values that no measurement gives")
     means = ([math.fsum(x[i : i + t]) / t for i in range(0, n * t, t)] for x in ([p - q for p, q in zip(a, b)], kl))
-    ratio, divergence = (intervals(x, results["ratio"]["confidence"], results["bootstrapSeed"]) for x in means)
+    ratio, divergence = (intervals(x, sizes, results["ratio"]["confidence"], results["bootstrapSeed"]) for x in means)
     pairs = [(results["pplReference"], math.exp(-math.fsum(a) / n / t)), (results["pplPack"], math.exp(-math.fsum(b) / n / t)),
              (results["top1"]["estimate"], sum(pair["top1"]) / n / t)]
     for name, values in zip(("ratio", "ratioBootstrap", "kl", "klBootstrap"), ratio + divergence):
@@ -184,10 +186,9 @@ def figures(record, files):  # Ratio, KL, intervals, verdicts and determination 
     need(all(math.isclose(said, again, rel_tol=1e-9, abs_tol=1e-12) for said, again in pairs), "figures that do not follow")
     verdicts = {claim["id"]: claim["verdict"] for claim in record["claims"]}  # of other metrics: the signer's word
     for claim in (claim for claim in record["claims"] if claim["metric"] in ("pplRatio", "meanKl")):
-        found, margin, said = (ratio, math.log(claim["threshold"]), "ratio") if claim["metric"] == "pplRatio" else (
-            divergence, claim["threshold"], "kl")
+        found, margin, said = (ratio, math.log(claim["threshold"]), "ratio") if claim["metric"][0] == "p" else (divergence, claim["threshold"], "kl")
         verdict = "fail" if min(x[1] for x in found) - measured["tolerance"] > margin else "inconclusive"
-        if max(x[2] for x in found) + measured["tolerance"] <= margin and n >= 30: verdict = "pass"
+        if max(x[2] for x in found) + measured["tolerance"] <= margin and len(sizes) >= 30: verdict = "pass"
         need(claim["verdict"] == verdict and claim["observed"] == results[said]["estimate"], f"claim {claim['id']}")
     excused = {item["claim"] for item in record["exceptions"] if when(item["expires"]) >= when(record["created"])}
     left = {verdicts[name] for name in verdicts if name not in excused} - {"pass"}

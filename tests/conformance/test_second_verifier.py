@@ -5,6 +5,7 @@ import functools
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ CASES = [name for name, case in load_cases().items() if "zip" not in case]  # it
 REFUSALS = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError)
 
 
+RESAMPLED = functools.lru_cache(second_verifier.intervals)
+
+
+@pytest.fixture(autouse=True)
+def resample_the_same_values_once(monkeypatch):
+    """Most bundles here have the values of the good one, and 10,000 resamples take a quarter of a second."""
+    monkeypatch.setattr(
+        second_verifier, "intervals", lambda d, sizes, *rest: RESAMPLED(tuple(d), tuple(sizes), *rest)
+    )
+
+
 def ours(bundle, trust, pack=None) -> bool:
     try:
         opened = open_bundle(bundle)
@@ -43,6 +55,12 @@ def theirs(bundle, trust, pack=None) -> bool:
     except REFUSALS:
         return False
     return True
+
+
+def clustered(document, **made):
+    """Values of windows that share documents."""
+    values = make_values(**made)
+    return replace(values, documents=tuple(document(window) for window in range(values.n)))
 
 
 def test_its_size_and_its_imports():
@@ -110,8 +128,29 @@ def test_both_accept_the_published_fixture():
         {"planned": False, "on_ledger": False},
         {"late_plan": True},
         {"ratio_max": 1.001},
+        {"values": clustered(lambda window: window // 3)},
+        {"values": clustered(lambda window: window * (window + 7) // 60, n=80)},
+        {"values": clustered(lambda window: window // 2, n=80, drift=0.1)},
+        {"values": clustered(lambda window: window)},
+        {"values": clustered(lambda window: 5)},
+        {"values": clustered(lambda window: window // 9, drift=0.0, spread=0.0)},
     ],
-    ids=["plain", "failing", "n29", "n2", "wide", "even", "identical", "unplanned", "no-log", "late-plan", "tight"],
+    ids=[
+        *(
+            "plain",
+            "failing",
+            "n29",
+            "n2",
+            "wide",
+            "even",
+            "identical",
+            "unplanned",
+            "no-log",
+            "late-plan",
+            "tight",
+        ),
+        *("even-documents", "uneven-documents", "failing-documents", "a-document-each", "one-document", "equal"),
+    ],
 )
 def test_both_say_the_same_of_what_our_writer_makes(made, tmp_path):
     setting = make_setting(tmp_path)
@@ -121,10 +160,31 @@ def test_both_say_the_same_of_what_our_writer_makes(made, tmp_path):
     assert theirs(bundle, setting.trust) is expected
 
 
-def test_both_refuse_flipped_bits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("told", [None, 39, 41])
+def test_both_refuse_another_number_of_documents(told, tmp_path):
+    """Fewer windows' documents than there are would make the interval shorter than the data allow."""
+
+    def change(record):
+        return record.model_copy(update={"results": record.results.model_copy(update={"documents": told})})
+
+    setting = make_setting(tmp_path)
+    values = clustered(lambda window: window // 2, n=80)
+    bundle = make_bundle(setting, tmp_path / "bundle", values=values, change_record=change)
+    assert not ours(bundle, setting.trust)
+    assert not theirs(bundle, setting.trust)
+
+
+def test_both_count_documents_and_not_windows(tmp_path):
+    """Fifty windows of ten documents cannot pass: that takes thirty of what is independent."""
+    setting = make_setting(tmp_path)
+    bundle = make_bundle(setting, tmp_path / "bundle", values=clustered(lambda window: window // 5, n=50))
+    record = open_bundle(bundle).record
+    assert record.results.documents == 10 and record.claims[0].verdict == "inconclusive"
+    assert ours(bundle, setting.trust) and theirs(bundle, setting.trust)
+
+
+def test_both_refuse_flipped_bits(tmp_path):
     """A sample over every file: 150 flips, decided alike."""
-    once = functools.lru_cache(second_verifier.intervals)
-    monkeypatch.setattr(second_verifier, "intervals", lambda d, *rest: once(tuple(d), *rest))
     bundle = shutil.copytree(GOOD, tmp_path / "bundle")
     total = sum(path.stat().st_size for path in GOOD.iterdir()) * 8
     step = total // 150

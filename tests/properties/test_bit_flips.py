@@ -72,9 +72,9 @@ def flip_bits(path: Path, positions, judge) -> tuple[int, float]:
         for position in positions:
             place, bit = divmod(position, 8)
             os.pwrite(handle.fileno(), bytes([original[place] ^ 1 << bit]), place)
-            began = time.perf_counter()
+            began = time.process_time()
             good = judge()
-            longest = max(longest, time.perf_counter() - began)
+            longest = max(longest, time.process_time() - began)
             os.pwrite(handle.fileno(), original[place : place + 1], place)
             assert not good, f"{path.name}: bit {bit} of byte {place} was flipped and accepted"
             count += 1

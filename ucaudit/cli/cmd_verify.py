@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options, printable
+from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, printable
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
 
 if TYPE_CHECKING:
     from ucaudit.core.records import Attestation
+    from ucaudit.evidence.bundle import OpenBundle
     from ucaudit.evidence.checks import Endorsed, Verification
     from ucaudit.evidence.trust import Trust
+    from ucaudit.lab.spotcheck import Spots
 
 _MARKS = {"pass": "ok  ", "fail": "FAIL", "warn": "note", "not-checked": "-   "}
 _LOUD = {
@@ -37,6 +40,17 @@ _LOUD = {
     "--policy", "policy_file", type=click.Path(path_type=Path), help="Judge by this policy; exit 1 if not met."
 )
 @click.option("--full", is_flag=True, help="Also reconstruct the pack and compare every tensor.")
+@click.option(
+    "--spot-check",
+    "spots",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Decode K tensors and measure K windows again; needs --pack, --reference and --corpus.",
+)
+@click.option("--reference", type=click.Path(path_type=Path), help="For --spot-check: the uncompressed model.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="For --spot-check: the evaluation text.")
+@click.option("--nonce", metavar="HEX", help="For --spot-check: draw as this nonce says  [default: a new one]")
+@compute_options
 @output_options
 def verify(
     evidence: Path,
@@ -45,6 +59,12 @@ def verify(
     pack_path: Path | None,
     policy_file: Path | None,
     full: bool,
+    spots: int | None,
+    reference: Path | None,
+    corpus: Path | None,
+    nonce: str | None,
+    device: str,
+    threads: int | None,
     out: Output,
 ) -> int:
     """Check a BUNDLE (or its .zip), or a REPORT.pdf against its --bundle, offline.
@@ -55,11 +75,18 @@ def verify(
     Exits 0 if the evidence is authentic, whatever it says: an authentic record
     of a failed claim is announced loudly. With --policy, exits 1 unless the
     policy is met.
+
+    Invented per-token values pass all of this. --spot-check does a part of the
+    work again, drawn by a nonce that the signer cannot have known: what differs
+    from the record is found with a chance that is printed.
     """
     from ucaudit.evidence.trust import load_trust
 
     if full and pack_path is None:
         raise click.UsageError("--full needs --pack")
+    _require_spot_options(spots, pack_path, reference, corpus, nonce)
+    if full or spots is not None:
+        device = prepare_compute(device, threads)
     trust = load_trust(trust_file)
     place = bundle_path if bundle_path is not None else _bundle_of(evidence)
     if place is None:
@@ -72,46 +99,92 @@ def verify(
 
     report = evidence if bundle_path is not None else None
     with bundle_directory(place) as directory:
-        result = _with_bundle(directory, report, trust, pack_path, policy_file, full, out)
-    out.result(document(result), render(result, out))
+        asked = _Asked(report, pack_path, policy_file, full, spots, reference, corpus, nonce, device, threads)
+        result, looked = _with_bundle(directory, trust, asked, out)
+    answer, text = document(result), render(result, out)
+    if looked is not None:
+        answer["spotCheck"] = looked.as_json()
+        text += f"\n{_repeat(looked)}"
+    out.result(answer, text)
     return complain(result, out)
 
 
-def _with_bundle(
-    directory: Path,
-    report: Path | None,
-    trust: Trust,
-    pack_path: Path | None,
-    policy_file: Path | None,
-    full: bool,
-    out: Output,
-) -> Verification:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the command line asks about a bundle."""
+
+    report: Path | None
+    pack: Path | None
+    policy: Path | None
+    full: bool
+    spots: int | None
+    reference: Path | None
+    corpus: Path | None
+    nonce: str | None
+    device: str
+    threads: int | None
+
+
+def _with_bundle(directory: Path, trust: Trust, asked: _Asked, out: Output) -> tuple[Verification, Spots | None]:
     """Everything that was asked about a bundle, and about a report of it."""
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.verify import check_report, verify_bundle
 
     bundle = open_bundle(directory)
     result = verify_bundle(bundle, trust)
-    if report is not None:
-        check_report(bundle, report, result)
-    if pack_path is not None and result.record is not None:
+    if asked.report is not None:
+        check_report(bundle, asked.report, result)
+    if asked.pack is not None and result.record is not None:
         from ucaudit.packs.compare import check_files, check_state
 
-        check_files(bundle, result.record, pack_path, result, out.progress)
-        if full:
-            check_state(bundle, pack_path, result, out.progress)
-        else:
+        check_files(bundle, result.record, asked.pack, result, out.progress)
+        if asked.full:
+            check_state(bundle, asked.pack, result, out.progress, device=asked.device)
+        elif asked.spots is None:
             result.remark("pack-state", "not-checked", "reconstructed tensors", "--full reconstructs the pack")
-    if pack_path is None:
+    looked = _look(bundle, result, asked, out)
+    if asked.pack is None:
         result.remark("pack-files", "not-checked", "the pack's files", "--pack PACK compares them")
-    if policy_file is not None:
+    if asked.policy is not None:
         from ucaudit.evidence.gate import apply_policy
         from ucaudit.evidence.policy import load_policy
 
-        policy = load_policy(policy_file).policy
+        policy = load_policy(asked.policy).policy
         if result.authentic:
             apply_policy(result, policy)
-    return result
+    return result, looked
+
+
+def _require_spot_options(
+    count: int | None, pack: Path | None, reference: Path | None, corpus: Path | None, nonce: str | None
+) -> None:
+    """The options of a spot check come together or not at all. Raises UsageError."""
+    if count is not None:
+        if pack is None or reference is None or corpus is None:
+            raise click.UsageError("--spot-check needs --pack, --reference and --corpus")
+        return
+    for name, value in {"--reference": reference, "--corpus": corpus, "--nonce": nonce}.items():
+        if value is not None:
+            raise click.UsageError(f"{name} is for --spot-check K")
+
+
+def _look(bundle: OpenBundle, result: Verification, asked: _Asked, out: Output) -> Spots | None:
+    if asked.spots is None or asked.pack is None or asked.reference is None or asked.corpus is None:
+        return None
+    from ucaudit.evidence.spots import SpotDraw
+    from ucaudit.lab.spotcheck import SpotInputs, spot_check
+
+    inputs = SpotInputs(
+        asked.pack, asked.reference, asked.corpus, asked.spots, device=asked.device, threads=asked.threads
+    )
+    draw = SpotDraw.make(bundle.attestation.digest, asked.nonce)
+    out.status(f"spot check by nonce {draw.nonce}")
+    return spot_check(bundle, result, inputs, draw, out.progress)
+
+
+def _repeat(looked: Spots) -> str:
+    origin = "given: worth what is known of its origin" if looked.draw.given else "drawn now; --nonce repeats it"
+    return f"spot check     nonce {origin}\nnonce          {looked.draw.nonce}"
 
 
 def _bundle_of(evidence: Path) -> Path | None:

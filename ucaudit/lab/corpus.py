@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
@@ -111,6 +111,25 @@ class Windows:
     def scored(self) -> int:
         """Tokens scored in each window: those that have a context."""
         return self.seq_len if self.bos_id is not None else self.seq_len - 1
+
+    def only(self, chosen: Sequence[int]) -> Windows:
+        """Some of the drawn windows, as if no others had been drawn; :attr:`digest` is then theirs alone.
+
+        Raises:
+            InputError: one was not drawn.
+        """
+        places = {window: place for place, window in enumerate(self.drawn)}
+        if strange := sorted(set(chosen) - places.keys()):
+            raise InputError(f"window {strange[0]} was not drawn")
+        rows = sorted(places[window] for window in chosen)
+        documents = self.drawn_documents
+        return replace(
+            self,
+            drawn=tuple(self.drawn[row] for row in rows),
+            drawn_ids=self.drawn_ids[rows],
+            drawn_documents=None if documents is None else tuple(documents[row] for row in rows),
+            share=None,
+        )
 
     @property
     def cutting(self) -> str:

@@ -27,7 +27,7 @@ from ucaudit.core.tokenvalues import TokenValues
 from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results
 from ucaudit.lab.corpus import Corpus, Windows
 from ucaudit.lab.measure_memory import choose_execution
-from ucaudit.lab.measure_plan import plan_measurement
+from ucaudit.lab.measure_plan import MeasurementPlan, plan_measurement
 from ucaudit.lab.measure_settings import (
     ComputeSettings,
     Dtype,
@@ -144,8 +144,6 @@ def measure(
         UnavailableError: the device is absent, memory or disk is full.
         KeyboardInterrupt: passed on; the finished windows are kept.
     """
-    precision = cast(Dtype, dtype)
-    target = torch_dtype(dtype)
     device_class(device)
     plan = plan_measurement(
         *(pack, reference, corpus),
@@ -157,6 +155,37 @@ def measure(
         calibration=calibration,
         share=share,
     )
+    return measure_planned(
+        *(pack, reference, plan),
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        state_dir=state_dir,
+        progress=progress,
+        memory_bytes=memory_bytes,
+        pack_digest=pack_digest,
+        reference_digest=reference_digest,
+    )
+
+
+def measure_planned(
+    pack: TensorSource,
+    reference: TensorSource,
+    plan: MeasurementPlan,
+    *,
+    dtype: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    state_dir: Path,
+    progress: Progress = SILENT,
+    memory_bytes: int | None = None,
+    pack_digest: str | None = None,
+    reference_digest: str | None = None,
+) -> Measurement:
+    """Score the windows of a plan. Arguments and errors as :func:`measure`."""
+    precision = cast(Dtype, dtype)
+    target = torch_dtype(dtype)
+    device_class(device)
     windows = plan.windows
     execution = choose_execution(plan.memory, device, budget=memory_bytes)
     pack_digest = pack_digest or _files_digest(pack, "hashing the pack", progress)

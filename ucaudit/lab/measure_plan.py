@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +49,17 @@ class MeasurementPlan:
     def scored_tokens(self) -> int:
         """Tokens that get a value, over all windows."""
         return self.windows.n * self.windows.scored
+
+    def only(self, chosen: Sequence[int]) -> MeasurementPlan:
+        """The plan of some of the drawn windows. Raises InputError: one was not drawn."""
+        windows = self.windows.only(chosen)
+        states = self.memory.hidden_states * windows.n // self.windows.n
+        return replace(
+            self,
+            windows=windows,
+            memory=replace(self.memory, hidden_states=states),
+            operations=self.operations * windows.n // self.windows.n,
+        )
 
     def seconds(self, device: str = "cpu") -> float:
         """Estimated time on this machine, from a short matrix product in fp32. Within a factor of two or three."""

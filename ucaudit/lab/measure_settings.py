@@ -199,6 +199,9 @@ def tolerance(settings: ComputeSettings, tokens: int, *, same_stack: bool = Fals
         0 on the same stack; else 1e-5 in fp32, and 3 · 0.065 / sqrt(tokens) in bf16, three standard errors of the
         mean of per-token noise.
     """
-    if same_stack:
-        return 0.0
-    return FP32_TOLERANCE if settings.dtype == "fp32" else 3 * BF16_TOKEN_NOISE / math.sqrt(tokens)
+    return 0.0 if same_stack else dtype_tolerance(settings.dtype, tokens)
+
+
+def dtype_tolerance(dtype: str, tokens: int) -> float:
+    """:func:`tolerance` on another machine, from the dtype alone."""
+    return FP32_TOLERANCE if dtype == "fp32" else 3 * BF16_TOKEN_NOISE / math.sqrt(tokens)

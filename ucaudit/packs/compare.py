@@ -74,14 +74,16 @@ def _check_manifest(opened: OpenedPack, files: FileManifest, record: Attestation
     result.add("pack-manifest", what, problem, fine[says], level="re-measured")
 
 
-def check_state(bundle: OpenBundle, pack: Path, result: Verification, progress: Progress = SILENT) -> None:
+def check_state(
+    bundle: OpenBundle, pack: Path, result: Verification, progress: Progress = SILENT, *, device: str = "cpu"
+) -> None:
     """Reconstruct a pack and compare every tensor with ``STATE``: each drifted tensor is named."""
     from ucaudit.packs.codecs import open_source
     from ucaudit.packs.state import reconstruct_state
 
     try:
         with open_source(pack) as source:
-            found = reconstruct_state(source, progress=progress)
+            found = reconstruct_state(source, device=device, progress=progress)
     except InputError as error:
         # A changed file was found already: that it no longer opens is part of that finding, not a new question.
         if not any(check.slug == "pack-files" for check in result.failures):

@@ -34,6 +34,7 @@ def reconstruct_state(
     progress: Progress = SILENT,
     sink: Sink | None = None,
     threads: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> StateManifest:
     """Decode every tensor and hash it.
 
@@ -50,9 +51,11 @@ def reconstruct_state(
         The state manifest. Memory in use is a small multiple of one chunk a thread, not of a tensor.
 
     Raises:
+        InputError: no tensor of such a name.
         MalformedPackError: the stored bytes contradict the format.
         DeviceUnavailableError: the device is absent or refused.
     """
+    specs = source.specs if names is None else tuple(source.spec(name) for name in names)
 
     def decode(spec: TensorSpec, advance: Callable[[int], None]) -> StateEntry:
         hasher = hashlib.sha256()
@@ -70,8 +73,8 @@ def reconstruct_state(
         return StateEntry(spec.name, spec.dtype, spec.shape, hasher.hexdigest())
 
     workers = _workers(device, threads)
-    progress.start(sum(spec.nbytes for spec in source.specs), "bytes", f"reconstructing {source.pack.name}")
-    entries = list(_each_tensor(source.specs, decode, workers, progress))
+    progress.start(sum(spec.nbytes for spec in specs), "bytes", f"reconstructing {source.pack.name}")
+    entries = list(_each_tensor(specs, decode, workers, progress))
     progress.finish()
     return StateManifest.build(entries)
 
