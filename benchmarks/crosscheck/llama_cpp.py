@@ -162,23 +162,25 @@ def figures(values: TokenValues) -> dict[str, float]:
 
 
 def values_of(base: Iterable[torch.Tensor], pack: Iterable[torch.Tensor], windows: torch.Tensor) -> TokenValues:
-    """ucaudit's values for given logits."""
-    scores = [
-        compare_logits(first, second, windows[index, 1:].long(), name=f"window {index}")
-        for index, (first, second) in enumerate(zip(base, pack, strict=True))
-    ]
-    columns = [
-        array(code, torch.cat([getattr(one, name) for one in scores]).tolist())
-        for code, name in (("f", "reference"), ("f", "pack"), ("f", "kl"), ("B", "top1"))
-    ]
-    return TokenValues(tuple(range(len(windows))), windows.shape[1] - 1, *columns)
+    """ucaudit's values for given logits, less the terms of KL that llama.cpp leaves out: those of p below e⁻¹⁶."""
+    columns: list[list[torch.Tensor]] = [[], [], [], []]
+    for index, (first, second) in enumerate(zip(base, pack, strict=True)):
+        scores = compare_logits(first, second, windows[index, 1:].long(), name=f"window {index}")
+        p, q = (torch.log_softmax(rows[:-1].double(), -1) for rows in (first, second))
+        left_out = torch.where(p < -16, p.exp() * (p - q), 0.0).sum(-1)
+        parts = (scores.reference, scores.pack, scores.kl - left_out, scores.top1)
+        for column, part in zip(columns, parts, strict=True):
+            column.append(part)
+    *floats, top1 = (torch.cat(column).tolist() for column in columns)
+    arrays = [array("f", column) for column in floats]
+    return TokenValues(tuple(range(len(windows))), windows.shape[1] - 1, *arrays, array("B", top1))
 
 
 def compare_definitions(subject: Subject) -> list[Comparison]:
     """Statistics of the second half of each window, which is what llama.cpp scores.
 
     First with the base's logits moved to the levels that llama.cpp's file format has, so that both sides see the
-    same ones; then those of the measurement, where the coding shows, but averages out.
+    same ones; then those of the measurement, where the coding, and the terms that it leaves out, average out.
     """
     windows, half = subject.windows.ids, subject.windows.seq_len // 2
 

@@ -18,7 +18,7 @@ from oracles import OracleAbsentError
 
 pytestmark = pytest.mark.oracle
 
-CHARACTERS = 10_000
+CHARACTERS = 6_000
 
 
 @pytest.fixture(scope="module", params=agreement.MODELS)
