@@ -7,6 +7,7 @@ with the reason.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +16,9 @@ import oracles
 import pytest
 
 OracleEnv = Callable[..., Path]
+
+# Last, because benchmarks/coverage.py has the name of a package.
+sys.path.append(str(oracles.ROOT / "benchmarks"))
 
 
 def oracle_absent(reason: str) -> NoReturn:
