@@ -1,10 +1,12 @@
 """How often the intervals and the verdict rule are wrong, on differences of known mean.
 
-Run: python benchmarks/coverage.py [--values DIR]… [--simulations 20000] [--seed 1]
+Run: python benchmarks/coverage.py [--values DIR]… [--fixture NAME]… [--real-only] [--simulations 20000] [--seed 1]
 
 Each simulated measurement draws n windows' differences from a population of known mean. ``--values`` names a bundle
 or a directory of ``ucaudit measure``: its windows, ratio and KL, become two finite populations from which n windows
-are drawn without replacement, as a measurement draws them from a text. The product's resamples are used (one seed,
+are drawn without replacement, as a measurement draws them from a text. ``--fixture`` makes such a directory of a
+trained fixture model and its copy, plainly rounded to 4 bits: 400 windows of 64 tokens. ``--real-only`` leaves the
+formulas and the second table out. The product's resamples are used (one seed,
 so one set of resamples for every measurement of n windows) as matrices: a resample is a vector of counts, and all
 its sums are one matrix product. A few measurements are also given to the product itself, and must agree. A second
 table shows what windows that share a document do. Prints the tables of docs/measurement.md.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,7 @@ CONFIDENCE = 0.95
 ALPHA = (1 - CONFIDENCE) / 2
 SIZES = (10, 30, 50, 200)
 CHUNK = 500
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 
 
 @dataclass
@@ -74,6 +78,25 @@ def finite_populations(directory: Path, generator: numpy.random.Generator) -> li
             Population(f"{name} of {directory.name}, N = {len(scaled)}, skewness {skew:.1f}", draw, len(scaled))
         )
     return found
+
+
+def measure_fixture(name: str, work: Path) -> Path:
+    """Measure a trained fixture model's rounded copy against it."""
+    sys.path.append(str(FIXTURES))
+    from rounding import write_rounded
+
+    from ucaudit.lab.measure import measure, write_measurement
+    from ucaudit.packs.codecs import open_source
+
+    out, model = work / f"{name}, 4 bits", FIXTURES / "models" / name
+    text = FIXTURES / "text" / "bench-evaluation.txt"
+    rounded = write_rounded(model, work / f"{name}-pack", bits=4)
+    with open_source(rounded) as pack, open_source(model) as reference:
+        found = measure(
+            pack, reference, text, n=400, seq_len=64, seed=42, threads=1, state_dir=out / ".measure-state"
+        )
+    write_measurement(found, out)
+    return out
 
 
 def counts(n: int) -> numpy.ndarray:
@@ -182,19 +205,24 @@ def main() -> None:
     parser.add_argument(
         "--values", type=Path, action="append", default=[], help="a bundle or measurement directory"
     )
+    parser.add_argument("--fixture", action="append", default=[], help="dense, moe or mamba")
+    parser.add_argument("--real-only", action="store_true")
     parser.add_argument("--simulations", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     generator = numpy.random.Generator(numpy.random.PCG64(options.seed))
-    everything = populations(generator)
-    try:
-        everything += [item for path in options.values for item in finite_populations(path, generator)]
-    except UcauditError as error:
-        sys.exit(f"coverage: {error}")
+    everything = [] if options.real_only else populations(generator)
+    with tempfile.TemporaryDirectory() as folder:
+        directories = options.values + [measure_fixture(name, Path(folder)) for name in options.fixture]
+        try:
+            everything += [item for path in directories for item in finite_populations(path, generator)]
+        except UcauditError as error:
+            sys.exit(f"coverage: {error}")
     print(f"{options.simulations} simulations a row, {RESAMPLES} resamples, seed {options.seed}\n")
     coverage_table(everything, options.simulations)
-    print()
-    document_table(numpy.random.Generator(numpy.random.PCG64(options.seed)), options.simulations)
+    if not options.real_only:
+        print()
+        document_table(numpy.random.Generator(numpy.random.PCG64(options.seed)), options.simulations)
 
 
 if __name__ == "__main__":

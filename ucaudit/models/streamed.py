@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ucaudit.core.errors import ModelError, missing_extra
+from ucaudit.models.freed import return_freed_memory
 from ucaudit.models.layers import Call, Entered, call_layer, find_layers, layers_give, record_calls
 from ucaudit.models.runtime import (
     LIBRARY_ERRORS,
@@ -159,6 +160,7 @@ class StreamedModel:
             yield module
         finally:
             _to_meta(module)
+            return_freed_memory()
 
     def prefetch(self, layer: int) -> None:
         """Ask the system to read a layer's bytes ahead, into its own cache; costs this process no memory."""
@@ -180,6 +182,7 @@ class StreamedModel:
             for module in self.model.modules():
                 if not any(module is layer for layer in self._layers):
                     _to_meta(module, recurse=False)
+            return_freed_memory()
 
     def _head_only(self) -> set[str]:
         return self._outer_only(self.model.get_output_embeddings(), self.model.get_input_embeddings())
@@ -272,6 +275,7 @@ class StreamedModel:
             if found:
                 raise unloadable(title, found, self.family)
         self.model.requires_grad_(False)
+        return_freed_memory()  # the stored values
         return set(info.missing_keys)
 
 
