@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,15 +20,17 @@ import transformers
 
 from ucaudit import __version__
 from ucaudit.core.digest import StateManifest
-from ucaudit.core.errors import ModelError, StateDriftError
+from ucaudit.core.errors import CorpusError, ModelError, StateDriftError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Calibration
 from ucaudit.lab.compress_blocks import fixed_blocks
+from ucaudit.lab.compress_divergence import OutputDivergence
 from ucaudit.lab.compress_layer import compress_layer, raw_part
-from ucaudit.lab.compress_layers import SMALLEST_SIDE
+from ucaudit.lab.compress_layers import SMALLEST_SIDE, run_layer
 from ucaudit.lab.compress_run import Run, unfinished
 from ucaudit.lab.compress_sequences import draw_sequences
-from ucaudit.lab.compress_tensors import METHOD, METHOD_WITHOUT_TEXT, TensorSettings
+from ucaudit.lab.compress_tensors import METHOD, METHOD_OF_TRAINING, METHOD_WITHOUT_TEXT, TensorSettings
+from ucaudit.lab.compress_train import Lesson
 from ucaudit.lab.corpus import Corpus, load_corpus
 from ucaudit.lab.hidden_states import HiddenStates
 from ucaudit.lab.measure_plan import multiply_adds_per_second
@@ -58,12 +61,16 @@ class Settings:
         tensors: bits, group and rank.
         seed: of the draw of calibration sequences.
         sequences, seq_len: how much calibration text is used.
+        steps: of training, a layer; 0 for none.
+        kl_weight: of the divergence of the model's output, in training.
     """
 
     tensors: TensorSettings = field(default_factory=TensorSettings)
     seed: int = 42
     sequences: int = SEQUENCES
     seq_len: int = SEQ_LEN
+    steps: int = 0
+    kl_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +121,12 @@ def compress(
         progress: told about layers.
 
     Raises:
-        CorpusError: the calibration text cannot be read or is too short.
+        CorpusError: the calibration text cannot be read or is too short, or there is none to train on.
         ModelError: NaN or infinity in a tensor, a weight of another dtype, or a model that does not load.
         RefusedError, OutputError: the output exists or cannot be written.
     """
+    if settings.steps and calibration is None:
+        raise CorpusError("training needs a calibration text", hint="give --calibration, or no --steps")
     text = None if calibration is None else load_corpus(calibration)
     digest = source_digest or source.pack.file_manifest().digest
     threads = torch.get_num_threads()
@@ -187,27 +196,43 @@ class _Walk:
         if text is not None:
             shape = (1, *self._hidden.shape[1:])
             self._states = HiddenStates(run.state, "calibration", run.key, len(ids), shape, self._hidden.dtype)
+        self._teacher: HiddenStates | None = None
+        self._divergence: OutputDivergence | None = None
+        if settings.steps and self._states is not None:
+            self._teacher = replace(self._states, name="original")
+            self._original = self._hidden
+            if settings.kl_weight:
+                self._divergence = OutputDivergence(source, ids)
 
     def resume(self, writer: PackWriter) -> int:
         """Take up what an interrupted run finished; how many layers that is."""
-        reached: int | None = self._model.count
-        if self._states is not None:
-            reached, _ = self._states.resume()
+        kept = [states for states in (self._states, self._teacher) if states is not None]
+        places = {states.resume()[0] or 0 for states in kept} or {self._model.count}
+        reached = places.pop()
         adopted = 0
-        while adopted < (reached or 0) and self._run.adopt(adopted, writer):
+        while not places and adopted < reached and self._run.adopt(adopted, writer):
             adopted += 1
-        if self._states is None or adopted == reached:
-            if self._states is not None and adopted:
-                self._hidden = torch.cat([self._states.get(row) for row in range(self._states.windows)])
+        if not kept:
             return adopted
-        writer.forget()  # the hidden states lie behind a layer that is damaged
-        return 0
+        if adopted < reached or places:
+            writer.forget()  # the hidden states lie behind a layer that is damaged, or behind different ones
+            return 0
+        if adopted:
+            self._hidden = _whole(kept[0])
+            if self._teacher is not None:
+                self._original = _whole(self._teacher)
+        return adopted
 
     def pass_layer(self, index: int, writer: PackWriter) -> None:
         """Compress one layer, store it, and move the text behind it."""
         model = self._model
         model.prefetch(index + 1)
+        target = None
         with model.loaded(index) as layer:
+            learn = None
+            if self._teacher is not None:
+                target = run_layer(layer, self._original, self._calls[index])
+                learn = partial(self._lesson, index, target)
             made = compress_layer(
                 layer,
                 {name: model.target(name).removeprefix(f"{model.prefix}{index}.") for name in model.names(index)},
@@ -216,6 +241,7 @@ class _Walk:
                 config=model.model.config.get_text_config(),
                 probe=(self._hidden[:1], self._probe_calls[index]),
                 text=None if self._states is None else (self._hidden, self._calls[index]),
+                learn=learn,
             )
         written = None
         if made.encoded or made.raw:
@@ -223,9 +249,30 @@ class _Walk:
         self._run.note(index, written)
         if self._states is not None and made.hidden is not None:
             self._hidden = made.hidden
-            with self._states.passing(index + 1) as append:
-                for row in made.hidden:
-                    append(row.unsqueeze(0))
+            _keep(self._states, index + 1, made.hidden)
+        if self._teacher is not None and target is not None:
+            self._original = target
+            _keep(self._teacher, index + 1, target)
+
+    def _lesson(self, index: int, target: torch.Tensor, hidden: torch.Tensor) -> Lesson:
+        return Lesson(
+            hidden=hidden,
+            target=target,
+            call=self._probe_calls[index],
+            steps=self._settings.steps,
+            divergence=None if self._divergence is None else self._divergence.behind(index),
+            weight=self._settings.kl_weight,
+        )
+
+
+def _keep(states: HiddenStates, layers: int, hidden: torch.Tensor) -> None:
+    with states.passing(layers) as append:
+        for row in hidden:
+            append(row.unsqueeze(0))
+
+
+def _whole(states: HiddenStates) -> torch.Tensor:
+    return torch.cat([states.get(row) for row in range(states.windows)])
 
 
 def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> Estimate:
@@ -297,10 +344,10 @@ def _describe(
             "bits": settings.tensors.bits,
             "group": settings.tensors.group,
             "rank": settings.tensors.rank,
-            "steps": 0,
-            "klWeight": 0.0,
+            "steps": settings.steps,
+            "klWeight": settings.kl_weight,
             "seed": settings.seed,
-            "method": METHOD if calibration else METHOD_WITHOUT_TEXT,
+            "method": (METHOD + METHOD_OF_TRAINING * bool(settings.steps)) if calibration else METHOD_WITHOUT_TEXT,
             # What the bits still depend on: the encoder's sums are those of this kind of processor and this torch.
             "deviceClass": device_class("cpu"),
             "torch": torch.__version__,

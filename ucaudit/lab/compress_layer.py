@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from ucaudit.lab.compress_layers import (
 )
 from ucaudit.lab.compress_quantise import Grid, fit_grid
 from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights
+from ucaudit.lab.compress_train import Lesson, train_layer
 from ucaudit.models.layers import Call
 from ucaudit.packs.codecs.base import TensorSource
 from ucaudit.packs.codecs.tensors import raw_bytes
@@ -54,6 +56,7 @@ def compress_layer(
     config: PreTrainedConfig,
     probe: tuple[torch.Tensor, Call],
     text: tuple[torch.Tensor, Call] | None,
+    learn: Callable[[torch.Tensor], Lesson] | None = None,
 ) -> CompressedLayer:
     """Compress a layer's weights and put what the decoder will give in their place.
 
@@ -65,6 +68,7 @@ def compress_layer(
         config: of the language model.
         probe: hidden states that show what the layer multiplies by, and how it is called with them.
         text: the same for the calibration text; None without one.
+        learn: gives the lesson to train on, from what enters the layer; None for no training.
 
     Raises:
         ModelError: NaN or infinity in a tensor, or a weight of another dtype than BF16.
@@ -83,6 +87,9 @@ def compress_layer(
         hidden = run_layer(layer, *text, together=together, wanted=work.matrices, replace=work.replace)
     work.encode([matrix for matrix in sorted(work.matrices) if matrix not in work.done], None)
     encoded = work.finish()
+    if text is not None and learn is not None and encoded:
+        encoded = train_layer(layer, work.placed(encoded), learn(text[0]))
+        hidden = run_layer(layer, *text)
     kept = set(targets) - {tensor.name for tensor in encoded}
     return CompressedLayer(encoded, {name: raw_part(source, name) for name in targets if name in kept}, hidden)
 
@@ -132,6 +139,12 @@ class _Layer:
             for weight, tensor in zip(weights.values(), made, strict=True):
                 weight.copy_(tensor.decode())
             self._encoded += made
+
+    def placed(self, encoded: list[EncodedTensor]) -> list[tuple[Place, EncodedTensor]]:
+        """Each tensor with where it lies."""
+        places = {place.name: place for parts in self._parts.values() for place in parts}
+        places |= {stack.place.name: stack.place for stack in self._stacks.values()}
+        return [(places[tensor.name], tensor) for tensor in encoded]
 
     def finish(self) -> list[EncodedTensor]:
         """Everything that was compressed."""

@@ -68,6 +68,20 @@ class Place:
     end: int
     stacked: bool = False
 
+    def rows_of(self, layer: nn.Module) -> torch.Tensor:
+        """The part of the layer that holds the tensor, in its own shape; writing to it changes the layer."""
+        if self.stacked:
+            return layer.get_parameter(self.matrix.parameter).detach()
+        return matrix_of(layer, self.matrix)[self.begin : self.end]
+
+    def put(self, parameter: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The parameter with ``weight`` [rows, columns] in the place of its part; differentiable."""
+        if weight.numel() == parameter.numel():
+            return weight.view(parameter.shape)
+        rows = parameter.flatten(0, -2)
+        start = max(self.matrix.expert, 0) * (parameter.shape[-2]) + self.begin
+        return torch.cat([rows[:start], weight, rows[start + len(weight) :]]).view(parameter.shape)
+
 
 def find_places(layer: nn.Module, targets: dict[str, str], load: Callable[[str], torch.Tensor]) -> list[Place]:
     """Where the layer's matrices come from.

@@ -28,6 +28,7 @@ METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form
 _FEW: Final = 64
 """With fewer positions than about a hundred times this, damping grows."""
 
+METHOD_OF_TRAINING: Final = ", training of codes, scales and overlay"
 METHOD_WITHOUT_TEXT: Final = "fitted levels, scale search, nearest rounding, closed-form int8 overlay"
 
 

@@ -107,7 +107,7 @@ class StreamedModel:
         Args:
             ids: int64 [1, length].
         """
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: the encoder trains with these arguments
             entered = record_calls(self.model, ids.to(self._device))
         self._packed = entered.packed
         return entered

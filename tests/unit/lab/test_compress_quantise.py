@@ -15,7 +15,7 @@ from ucaudit.lab.compress_quantise import (
     round_with_feedback,
     weighted_error,
 )
-from ucaudit.lab.compress_tensors import TensorSettings, encode_weights
+from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights
 
 BITS, GROUP = 5, 16
 
@@ -155,13 +155,19 @@ def test_overlay_of_nothing_is_nothing():
     assert (overlay.decode() == 0).all() and overlay.rows.isfinite().all() and overlay.cols.isfinite().all()
 
 
+def test_damping_grows_where_little_was_seen(moment):
+    assert Inputs(moment, 12_288).damping == 0.01
+    assert Inputs(moment, 64).damping == 0.5
+    assert Inputs(moment, 1).damping > 0.98
+
+
 def test_weights_that_share_an_input_are_encoded_together(weight, moment):
     both = {"q": weight, "k": random(8, 48, seed=9) * 0.05}
-    encoded = encode_weights(both, moment, TensorSettings(group=GROUP, rank=2))
+    encoded = encode_weights(both, Inputs(moment, 10**6), TensorSettings(group=GROUP, rank=2))
     assert [tensor.name for tensor in encoded] == ["q", "k"]
     assert [tuple(tensor.decode().shape) for tensor in encoded] == [(24, 48), (8, 48)]
     damped = make_metric(moment).moment
-    plain = encode_weights(both, moment, TensorSettings(group=GROUP, rank=0))
+    plain = encode_weights(both, Inputs(moment, 10**6), TensorSettings(group=GROUP, rank=0))
     for with_overlay, without, matrix in zip(encoded, plain, both.values(), strict=True):
         errors = [weighted_error(matrix - tensor.decode().float(), damped) for tensor in (with_overlay, without)]
         assert errors[0] < errors[1]
@@ -172,7 +178,7 @@ def test_a_text_helps(weight, moment):
     settings = TensorSettings(group=GROUP, rank=0)
     errors = [
         weighted_error(encode_weights({"w": weight}, known, settings)[0].decode().float() - weight, moment)
-        for known in (moment, None)
+        for known in (Inputs(moment, 10**6), None)
     ]
     assert errors[0] < 0.7 * errors[1]
 
