@@ -44,7 +44,7 @@ from ucaudit.packs.codecs.ucq_encode import PackDescription, PackWriter
 from ucaudit.packs.manifest import OTHER_FILE, Source, UcqManifest
 from ucaudit.packs.state import reconstruct_state
 
-SEQUENCES: Final = 48
+SEQUENCES: Final = 128
 SEQ_LEN: Final = 256
 _PROBE: Final = 16
 """Tokens that show what a layer multiplies by, where there is no text."""

@@ -22,6 +22,7 @@ from ucaudit.lab.compress_quantise import (
     round_with_feedback,
     weighted_error,
 )
+from ucaudit.lab.compress_refine import refine
 from ucaudit.packs.codecs.ucq_encode import EncodedTensor
 
 METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form int8 overlay, feedback again"
@@ -142,6 +143,7 @@ def _round(
     scales = fit_scales(target, metric.importance, grid, settings.group)
     if feedback:
         codes = round_with_feedback(target, scales, grid, settings.group, metric)
+        codes, scales = refine(target, codes, scales, grid, settings.group, metric)
     else:
         codes = round_nearest(target, scales, grid, settings.group)
     sizes = [len(weight) for weight in weights.values()]
