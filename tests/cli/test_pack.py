@@ -60,8 +60,8 @@ def test_without_a_text_it_says_so(model, run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "word"),
     [
-        (["--steps", "1"], 4, "not in this release"),
-        (["--kl-weight", "0.1"], 4, "not in this release"),
+        (["--steps", "1"], 2, "--calibration"),
+        (["--kl-weight", "0.1"], 2, "--steps"),
         (["--steps", "-1"], 2, "steps"),
         (["--bits", "9"], 2, "bits"),
         (["--rank", "1041"], 2, "rank"),

@@ -17,7 +17,7 @@ import pytest
 
 OracleEnv = Callable[..., Path]
 
-# Last, because benchmarks/coverage.py has the name of a package.
+# Last: its modules must not hide anybody's package.
 sys.path.append(str(oracles.ROOT / "benchmarks"))
 
 

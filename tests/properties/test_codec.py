@@ -3,13 +3,14 @@
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucaudit.packs.codecs import open_source
+from ucaudit.packs.codecs import open_source, ucq, ucq_fast
 from ucaudit.packs.codecs.ucq_math import unpack_codes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "vectors" / "ucq"))
@@ -71,3 +72,8 @@ def test_the_decoder_equals_both_oracles(
         oracle.write_pack(Path(folder), {NAME: stored})
         with open_source(Path(folder)) as source:
             assert b"".join(source.stream(NAME, chunk_bytes=chunk)) == exact
+            with (
+                mock.patch.object(ucq, "WORTHWHILE", 0),
+                mock.patch.object(ucq_fast, "_chosen", [ucq_fast.compiled]),
+            ):
+                assert b"".join(source.stream(NAME, chunk_bytes=chunk)) == exact

@@ -13,7 +13,7 @@ import ucaudit.cli
 import ucaudit.core
 import ucaudit.evidence
 
-HEAVY = ("torch", "numpy", "transformers", "jinja2", "weasyprint", "safetensors", "gguf", "pyarrow")
+HEAVY = ("torch", "numpy", "transformers", "jinja2", "weasyprint", "safetensors", "gguf", "pyarrow", "numba")
 
 # Imports each module in turn, and notes which heavy libraries each one brought in.
 PROBE = """

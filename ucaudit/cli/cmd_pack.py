@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, table
-from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, RefusedError, UnavailableError
+from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, RefusedError
 
 
 @click.command()
@@ -19,8 +19,14 @@ from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, RefusedError,
 @click.option("--rank", type=click.IntRange(0, 1040), default=16, show_default=True, help="Rank of the overlay.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Text to calibrate on.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of the draw of calibration sequences.")
-@click.option("--steps", type=click.IntRange(0), default=0, help="Training steps a layer; only 0 in this release.")
-@click.option("--kl-weight", type=click.FloatRange(0), default=0.0, help="Output regulariser; only 0 for now.")
+@click.option("--steps", type=click.IntRange(0), default=0, show_default=True, help="Training steps a layer.")
+@click.option(
+    "--kl-weight",
+    type=click.FloatRange(0, 1e6),
+    default=0.0,
+    show_default=True,
+    help="Weight of the output's divergence in training; holds the whole model in memory.",
+)
 @click.option("--dry-run", is_flag=True, help="Print size, bits a weight and expected time, and stop.")
 @compute_options
 @output_options
@@ -44,10 +50,10 @@ def pack(
 
     Prints the state digest: what every decoder must reconstruct.
     """
-    if steps or kl_weight:
-        raise UnavailableError(
-            "per-layer training is not in this release", subject="--steps, --kl-weight", hint="leave them at 0"
-        )
+    if kl_weight and not steps:
+        raise click.UsageError("--kl-weight has no effect without --steps")
+    if steps and calibration is None:
+        raise click.UsageError("--steps needs a text to train on: --calibration")
     if prepare_compute("cpu" if device == "auto" else device, threads) != "cpu":
         raise DeviceUnavailableError("the encoder runs on cpu only", subject=device, hint="--device cpu")
     from ucaudit.core.files import require_outside
@@ -58,7 +64,9 @@ def pack(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RefusedError("exists already and is not empty", subject=str(directory), hint="choose another --out")
     require_outside(directory, model)
-    settings = Settings(TensorSettings(bits=bits, group=group, rank=rank), seed=seed)
+    settings = Settings(
+        TensorSettings(bits=bits, group=group, rank=rank), seed=seed, steps=steps, kl_weight=kl_weight
+    )
     with open_source(model) as source:
         if dry_run:
             expected = estimate(source, settings, calibrated=calibration is not None)

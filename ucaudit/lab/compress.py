@@ -1,45 +1,53 @@
 """The encoder: a bf16 checkpoint in, a ``ucq`` pack out. docs/encoder.md describes the method.
 
-Which weights are compressed is a rule on module types, not on families: every ``torch.nn.Linear`` inside the
-layers whose weight the checkpoint stores as a matrix under the module's own name, but for tiny ones (router
-gates). Everything else is carried byte for byte: embeddings, head, norms, biases, convolutions, and expert weights
-that the library keeps as one 3-D tensor.
+Layer by layer: one is loaded, its weights are compressed while the calibration text passes through it, and it is
+let go. Which weights those are is a rule on what a layer does, not on families:
+:func:`ucaudit.lab.compress_layers.compressible`. Everything else is carried byte for byte: embeddings, head, norms,
+biases, convolutions, routers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
+import transformers
 
+from ucaudit import __version__
 from ucaudit.core.digest import StateManifest
-from ucaudit.core.errors import ModelError, StateDriftError
+from ucaudit.core.errors import CorpusError, ModelError, StateDriftError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Calibration
-from ucaudit.evidence.bundle import staged
 from ucaudit.lab.compress_blocks import fixed_blocks
-from ucaudit.lab.compress_calibration import LayerRunner, draw_sequences, find_layers
-from ucaudit.lab.compress_tensors import METHOD, METHOD_WITHOUT_TEXT, TensorSettings, encode_weights
-from ucaudit.lab.corpus import load_corpus
+from ucaudit.lab.compress_divergence import OutputDivergence
+from ucaudit.lab.compress_layer import compress_layer, raw_part
+from ucaudit.lab.compress_layers import SMALLEST_SIDE, run_layer
+from ucaudit.lab.compress_run import Run, unfinished
+from ucaudit.lab.compress_sequences import draw_sequences
+from ucaudit.lab.compress_tensors import METHOD, METHOD_OF_TRAINING, METHOD_WITHOUT_TEXT, TensorSettings
+from ucaudit.lab.compress_train import Lesson
+from ucaudit.lab.corpus import Corpus, load_corpus
+from ucaudit.lab.hidden_states import HiddenStates
 from ucaudit.lab.measure_plan import multiply_adds_per_second
 from ucaudit.lab.measure_settings import device_class
-from ucaudit.models.runtime import load_model, load_tokenizer
+from ucaudit.lab.measure_state import state_key
+from ucaudit.models.layers import Call
+from ucaudit.models.runtime import load_tokenizer
+from ucaudit.models.streamed import StreamedModel
 from ucaudit.packs.codecs import TensorSource, open_source
-from ucaudit.packs.codecs.tensors import raw_bytes
-from ucaudit.packs.codecs.ucq_encode import EncodedTensor, PackDescription, PackWriter, StoredPart
+from ucaudit.packs.codecs.ucq_encode import PackDescription, PackWriter
 from ucaudit.packs.manifest import OTHER_FILE, Source, UcqManifest
 from ucaudit.packs.state import reconstruct_state
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-SMALLEST_SIDE: Final = 16
-"""A Linear with a shorter side (a router gate) stays as it is."""
-
-SEQUENCES: Final = 48
+SEQUENCES: Final = 128
 SEQ_LEN: Final = 256
+_PROBE: Final = 16
+"""Tokens that show what a layer multiplies by, where there is no text."""
 
 # Work besides the calibration passes, in multiply-adds of a matrix product that take as long (measured).
 _SEARCH_WORK: Final = 30_000.0
@@ -53,12 +61,16 @@ class Settings:
         tensors: bits, group and rank.
         seed: of the draw of calibration sequences.
         sequences, seq_len: how much calibration text is used.
+        steps: of training, a layer; 0 for none.
+        kl_weight: of the divergence of the model's output, in training.
     """
 
     tensors: TensorSettings = field(default_factory=TensorSettings)
     seed: int = 42
     sequences: int = SEQUENCES
     seq_len: int = SEQ_LEN
+    steps: int = 0
+    kl_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,61 +113,180 @@ def compress(
 
     Args:
         source: the checkpoint; every compressed weight must be BF16.
-        out: the pack's directory: new, or empty. Interrupted, the call leaves nothing there.
+        out: the pack's directory: new, or empty. An interrupted call leaves ``.NAME.packing`` beside it, from which
+            the same call goes on.
         settings: see :class:`Settings`.
         calibration: a UTF-8 text; without it weights are rounded one by one, in the metric of equal inputs.
         source_digest: SHA-256 of the source's file manifest, for the record.
         progress: told about layers.
 
     Raises:
-        CorpusError: the calibration text cannot be read or is too short.
+        CorpusError: the calibration text cannot be read or is too short, or there is none to train on.
         ModelError: NaN or infinity in a tensor, a weight of another dtype, or a model that does not load.
         RefusedError, OutputError: the output exists or cannot be written.
     """
-    with torch.no_grad(), staged(out) as stage:
-        model = load_model(source, dtype=torch.float32, device="cpu")
-        prefix, layers = find_layers(model)
-        writer = PackWriter(stage)
-        written: set[str] = set()
-        with fixed_blocks():
-            runner, record = _calibrate(model, source, settings, calibration)
-            progress.start(len(layers), "layers", "compressing")
-            for index, layer in enumerate(layers):
-                mine = f"{prefix}.{index}."
-                encoded = _compress_layer(layer, index, mine, source, runner, settings.tensors)
-                done = {tensor.name for tensor in encoded}
-                raw = {
-                    spec.name: _raw(source, spec.name)
-                    for spec in source.specs
-                    if spec.name.startswith(mine) and spec.name not in done
-                }
-                if done or raw:
-                    writer.write_tensors(f"layer-{index:05d}.safetensors", encoded=encoded, raw=raw)
-                written |= done | raw.keys()
-                progress.advance()
-            progress.finish()
-        rest = {spec.name: _raw(source, spec.name) for spec in source.specs if spec.name not in written}
+    if settings.steps and calibration is None:
+        raise CorpusError("training needs a calibration text", hint="give --calibration, or no --steps")
+    text = None if calibration is None else load_corpus(calibration)
+    digest = source_digest or source.pack.file_manifest().digest
+    threads = torch.get_num_threads()
+    with torch.no_grad(), unfinished(out, _key(settings, digest, text)) as run, fixed_blocks():
+        writer = PackWriter(run.pack)
+        model = StreamedModel(source, dtype=torch.float32, device="cpu", threads=threads)
+        walk = _Walk(model, source, settings, text, run)
+        done = walk.resume(writer)
+        if done:
+            progress.note(f"{done} layers were finished by an interrupted run")
+        progress.start(model.count, "layers", "compressing")
+        progress.advance(done)
+        written = {name for index in range(done) for name in model.names(index)}
+        for index in range(done, model.count):
+            written |= set(model.names(index))
+            walk.pass_layer(index, writer)
+            progress.advance()
+        progress.finish()
+        if not writer.compressed:
+            raise ModelError(
+                "no weight that this encoder compresses",
+                subject=model.family,
+                hint="it compresses weights that a layer applies by torch.nn.functional.linear",
+            )
+        rest = {spec.name: raw_part(source, spec.name) for spec in source.specs if spec.name not in written}
         if rest:
             writer.write_tensors(OTHER_FILE, encoded=[], raw=rest)
         for path in source.carried_files():
             with source.open_carried(path) as handle:
                 writer.write_file(path, handle.read())
-        manifest, state = writer.finish(_describe(source, out.name, settings, record, source_digest))
-        _require_decodable(stage, state)
+        manifest, state = writer.finish(_describe(source, out.name, settings, walk.calibration, source_digest))
+        _require_decodable(run.pack, state)
     return Compressed(manifest, state)
+
+
+def _key(settings: Settings, source_digest: str, text: Corpus | None) -> str:
+    """Everything that decides the bytes of a pack's layers."""
+    return state_key(
+        {
+            "pack": asdict(settings),
+            "source": source_digest,
+            "calibration": None if text is None else text.sha256,
+            "deviceClass": device_class("cpu"),
+            "versions": [__version__, torch.__version__, transformers.__version__],
+        }
+    )
+
+
+class _Walk:
+    """The way through the layers: what enters the next one, kept on disk behind each.
+
+    Attributes:
+        calibration: the record of the text, or None.
+    """
+
+    def __init__(
+        self, model: StreamedModel, source: TensorSource, settings: Settings, text: Corpus | None, run: Run
+    ) -> None:
+        self._model, self._source, self._settings, self._run = model, source, settings, run
+        ids, self.calibration = _sequences(model, source, settings, text)
+        with model.front():
+            entered = model.enter(ids)
+            self._probe_calls: Sequence[Call] = model.enter(ids[:1]).calls
+        self._hidden = entered.hidden
+        self._calls = entered.calls
+        self._states: HiddenStates | None = None
+        if text is not None:
+            shape = (1, *self._hidden.shape[1:])
+            self._states = HiddenStates(run.state, "calibration", run.key, len(ids), shape, self._hidden.dtype)
+        self._teacher: HiddenStates | None = None
+        self._divergence: OutputDivergence | None = None
+        if settings.steps and self._states is not None:
+            self._teacher = replace(self._states, name="original")
+            self._original = self._hidden
+            if settings.kl_weight:
+                self._divergence = OutputDivergence(source, ids)
+
+    def resume(self, writer: PackWriter) -> int:
+        """Take up what an interrupted run finished; how many layers that is."""
+        kept = [states for states in (self._states, self._teacher) if states is not None]
+        places = {states.resume()[0] or 0 for states in kept} or {self._model.count}
+        reached = places.pop()
+        adopted = 0
+        while not places and adopted < reached and self._run.adopt(adopted, writer):
+            adopted += 1
+        if not kept:
+            return adopted
+        if adopted < reached or places:
+            writer.forget()  # the hidden states lie behind a layer that is damaged, or behind different ones
+            return 0
+        if adopted:
+            self._hidden = _whole(kept[0])
+            if self._teacher is not None:
+                self._original = _whole(self._teacher)
+        return adopted
+
+    def pass_layer(self, index: int, writer: PackWriter) -> None:
+        """Compress one layer, store it, and move the text behind it."""
+        model = self._model
+        model.prefetch(index + 1)
+        target = None
+        with model.loaded(index) as layer:
+            learn = None
+            if self._teacher is not None:
+                target = run_layer(layer, self._original, self._calls[index])
+                learn = partial(self._lesson, index, target)
+            made = compress_layer(
+                layer,
+                {name: model.target(name).removeprefix(f"{model.prefix}{index}.") for name in model.names(index)},
+                self._source,
+                self._settings.tensors,
+                config=model.model.config.get_text_config(),
+                probe=(self._hidden[:1], self._probe_calls[index]),
+                text=None if self._states is None else (self._hidden, self._calls[index]),
+                learn=learn,
+            )
+        written = None
+        if made.encoded or made.raw:
+            written = writer.write_tensors(f"layer-{index:05d}.safetensors", encoded=made.encoded, raw=made.raw)
+        self._run.note(index, written)
+        if self._states is not None and made.hidden is not None:
+            self._hidden = made.hidden
+            _keep(self._states, index + 1, made.hidden)
+        if self._teacher is not None and target is not None:
+            self._original = target
+            _keep(self._teacher, index + 1, target)
+
+    def _lesson(self, index: int, target: torch.Tensor, hidden: torch.Tensor) -> Lesson:
+        return Lesson(
+            hidden=hidden,
+            target=target,
+            call=self._probe_calls[index],
+            steps=self._settings.steps,
+            divergence=None if self._divergence is None else self._divergence.behind(index),
+            weight=self._settings.kl_weight,
+        )
+
+
+def _keep(states: HiddenStates, layers: int, hidden: torch.Tensor) -> None:
+    with states.passing(layers) as append:
+        for row in hidden:
+            append(row.unsqueeze(0))
+
+
+def _whole(states: HiddenStates) -> torch.Tensor:
+    return torch.cat([states.get(row) for row in range(states.windows)])
 
 
 def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> Estimate:
     """What :func:`compress` will make of a source.
 
-    Weights are recognised by name and shape here; :func:`compress` decides by module type.
+    Weights are recognised by name and shape here; :func:`compress` looks at what a layer does.
     """
     stored = 0.0
     compressed = other = 0
     for spec in source.specs:
         inside = any(part.isdigit() for part in spec.name.split("."))
-        if inside and len(spec.shape) == 2 and min(spec.shape) >= SMALLEST_SIDE and spec.name.endswith(".weight"):
-            stored += spec.elements * settings.tensors.bits_on_disk(*spec.shape)
+        if inside and 2 <= len(spec.shape) <= 3 and min(spec.shape[-2:]) >= SMALLEST_SIDE:
+            how = settings.tensors.of_stack() if len(spec.shape) == 3 else settings.tensors
+            stored += spec.elements * how.bits_on_disk(math.prod(spec.shape[:-1]), spec.shape[-1])
             compressed += spec.elements
         else:
             other += spec.nbytes
@@ -170,87 +301,29 @@ def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> E
     )
 
 
-def _calibrate(
-    model: PreTrainedModel, source: TensorSource, settings: Settings, text: Path | None
-) -> tuple[LayerRunner | None, Calibration | None]:
+def _sequences(
+    model: StreamedModel, source: TensorSource, settings: Settings, text: Corpus | None
+) -> tuple[torch.Tensor, Calibration | None]:
+    vocabulary = model.model.get_input_embeddings().weight.shape[0]
     if text is None:
-        return None, None
-    corpus = load_corpus(text)
+        return (torch.arange(_PROBE) % vocabulary).unsqueeze(0), None
     tokens = draw_sequences(
-        corpus,
+        text,
         load_tokenizer(source),
         sequences=settings.sequences,
         seq_len=settings.seq_len,
         seed=settings.seed,
-        vocab_size=model.get_input_embeddings().weight.shape[0],
+        vocab_size=vocabulary,
     )
     record = Calibration(
-        name=corpus.name,
-        sha256=corpus.sha256,
+        name=text.name,
+        sha256=text.sha256,
         tokens=tokens.text_tokens,
         sequences=len(tokens.ids),
         seq_len=tokens.seq_len,
         seed=settings.seed,
     )
-    return LayerRunner(model, tokens.ids), record
-
-
-def _compress_layer(
-    layer: torch.nn.Module,
-    index: int,
-    prefix: str,
-    source: TensorSource,
-    runner: LayerRunner | None,
-    settings: TensorSettings,
-) -> list[EncodedTensor]:
-    """Compress a layer's weights and put what the decoder will give in their place."""
-    names = _compressible(layer, prefix, source)
-    encoded: list[EncodedTensor] = []
-
-    def replace(group: list[str], moment: torch.Tensor | None) -> None:
-        weights = {f"{prefix}{name}.weight": _weight(layer, name) for name in group}
-        for name, tensor in zip(group, encode_weights(weights, moment, settings), strict=True):
-            _weight(layer, name).copy_(tensor.decode())
-            encoded.append(tensor)
-
-    if runner is not None:
-        runner.run(index, replace, wanted=names)
-    made = {tensor.name for tensor in encoded}
-    for name in names:
-        if f"{prefix}{name}.weight" not in made:
-            replace([name], None)
-    return encoded
-
-
-def _compressible(layer: torch.nn.Module, prefix: str, source: TensorSource) -> list[str]:
-    """Names, inside the layer, of the Linears whose weight is compressed."""
-    stored = {spec.name: spec for spec in source.specs}
-    names = []
-    for name, module in layer.named_modules():
-        spec = stored.get(f"{prefix}{name}.weight")
-        if type(module) is not torch.nn.Linear or spec is None or tuple(module.weight.shape) != spec.shape:
-            continue
-        if min(spec.shape) < SMALLEST_SIDE:
-            continue
-        if spec.dtype != "BF16":
-            raise ModelError(
-                f"expected BF16, found {spec.dtype}", subject=spec.name, hint="convert the checkpoint to bf16 first"
-            )
-        names.append(name)
-    return names
-
-
-def _weight(layer: torch.nn.Module, name: str) -> torch.Tensor:
-    """The weight of a Linear, float32 [out, in]."""
-    return layer.get_parameter(f"{name}.weight").detach()
-
-
-def _raw(source: TensorSource, name: str) -> StoredPart:
-    spec = source.spec(name)
-    tensor = source.load(name)
-    if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
-        raise ModelError("NaN or infinity in a weight", subject=name)
-    return spec.dtype, spec.shape, bytes(raw_bytes(tensor))
+    return tokens.ids, record
 
 
 def _require_decodable(stage: Path, state: StateManifest) -> None:
@@ -271,10 +344,10 @@ def _describe(
             "bits": settings.tensors.bits,
             "group": settings.tensors.group,
             "rank": settings.tensors.rank,
-            "steps": 0,
-            "klWeight": 0.0,
+            "steps": settings.steps,
+            "klWeight": settings.kl_weight,
             "seed": settings.seed,
-            "method": METHOD if calibration else METHOD_WITHOUT_TEXT,
+            "method": (METHOD + METHOD_OF_TRAINING * bool(settings.steps)) if calibration else METHOD_WITHOUT_TEXT,
             # What the bits still depend on: the encoder's sums are those of this kind of processor and this torch.
             "deviceClass": device_class("cpu"),
             "torch": torch.__version__,

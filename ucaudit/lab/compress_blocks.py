@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from typing import Final, TypeVar
 
 import torch
-from torch import nn
 
 from ucaudit.packs.codecs.tensors import one_thread
 
@@ -51,30 +50,3 @@ def each(work: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
 def spans(count: int, step: int = _ROWS) -> list[slice]:
     """0 … count in pieces of ``step``, the last one shorter."""
     return [slice(begin, min(begin + step, count)) for begin in range(0, count, step)]
-
-
-@contextmanager
-def blocked_linears(layer: nn.Module) -> Iterator[None]:
-    """Inside, every ``nn.Linear`` of a layer computes its positions in blocks of fixed size."""
-    linears = [module for module in layer.modules() if type(module) is nn.Linear]
-    for module in linears:
-        module.forward = _blocked(module)  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        for module in linears:
-            del module.forward
-
-
-def _blocked(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    def forward(inputs: torch.Tensor) -> torch.Tensor:
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        result = rows.new_empty((len(rows), module.out_features))
-
-        def part(span: slice) -> None:
-            result[span] = nn.functional.linear(rows[span], module.weight, module.bias)
-
-        each(part, spans(len(rows)))
-        return result.view(*inputs.shape[:-1], module.out_features)
-
-    return forward

@@ -146,7 +146,7 @@ def fit_grid(weight: torch.Tensor, importance: torch.Tensor, bits: int, group: i
 def _moved_levels(
     weight: torch.Tensor, importance: torch.Tensor, scales: torch.Tensor, grid: Grid, group: int
 ) -> torch.Tensor:
-    spread = _spread(scales, group, weight.shape[1])
+    spread = spread_scales(scales, group, weight.shape[1])
     places = ((weight / spread) * _BINS_A_LEVEL).round_().clamp_(-_REACH, _REACH).add_(_REACH).long().reshape(-1)
     mass = spread.square_().mul_(importance).reshape(-1).double()
     weights = torch.zeros(2 * _REACH + 1, dtype=torch.float64).index_add_(0, places, mass)
@@ -201,7 +201,7 @@ def _fit_blocks(blocks: torch.Tensor, weights: torch.Tensor, grid: Grid) -> torc
 
 def round_nearest(weight: torch.Tensor, scales: torch.Tensor, grid: Grid, group: int) -> torch.Tensor:
     """Codes (uint8 [rows, columns]) of the nearest levels, without feedback."""
-    return grid.codes(weight / _spread(scales, group, weight.shape[1])).to(torch.uint8)
+    return grid.codes(weight / spread_scales(scales, group, weight.shape[1])).to(torch.uint8)
 
 
 def round_with_feedback(
@@ -228,7 +228,7 @@ def _feed_back(target: torch.Tensor, scales: torch.Tensor, grid: Grid, group: in
     columns = target.shape[1]
     # Columns become rows of memory: each step reads and writes a few contiguous rows.
     left = target.T[metric.order].contiguous()
-    spread = _spread(scales, group, columns).T[metric.order].contiguous()
+    spread = spread_scales(scales, group, columns).T[metric.order].contiguous()
     codes = torch.empty(left.shape, dtype=torch.uint8)
     diagonal = metric.factor.diagonal().tolist()
     for begin in range(0, columns, _BLOCK):
@@ -258,6 +258,6 @@ def _as_f16(scale: torch.Tensor) -> torch.Tensor:
     return scale.clamp_max(_LARGEST_F16).half().float()
 
 
-def _spread(scales: torch.Tensor, group: int, columns: int) -> torch.Tensor:
+def spread_scales(scales: torch.Tensor, group: int, columns: int) -> torch.Tensor:
     """A divisor for every weight; a zero scale stands for a group of zeros, whose codes do not matter."""
     return scales.float().clamp_min(_TINY).repeat_interleave(group, 1)[:, :columns]

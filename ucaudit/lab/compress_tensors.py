@@ -12,6 +12,7 @@ from ucaudit.core.errors import ModelError
 from ucaudit.lab.compress_blocks import each
 from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
+    DAMPING,
     Grid,
     Metric,
     fit_grid,
@@ -21,9 +22,14 @@ from ucaudit.lab.compress_quantise import (
     round_with_feedback,
     weighted_error,
 )
+from ucaudit.lab.compress_refine import refine
 from ucaudit.packs.codecs.ucq_encode import EncodedTensor
 
 METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form int8 overlay, feedback again"
+_FEW: Final = 64
+"""With fewer positions than about a hundred times this, damping grows."""
+
+METHOD_OF_TRAINING: Final = ", training of codes, scales and overlay"
 METHOD_WITHOUT_TEXT: Final = "fitted levels, scale search, nearest rounding, closed-form int8 overlay"
 
 
@@ -41,6 +47,10 @@ class TensorSettings:
     group: int = 64
     rank: int = 16
 
+    def of_stack(self) -> TensorSettings:
+        """For a tensor that holds several experts: no overlay, whose columns they would have to share."""
+        return replace(self, rank=0)
+
     def bits_on_disk(self, rows: int, columns: int) -> float:
         """Bits a weight of a matrix of this size: codes with their padding, levels, scales, overlay."""
         codes = 8 * self.bits * rows * -(-columns // 8)
@@ -49,8 +59,30 @@ class TensorSettings:
         return (codes + scales + factors + (8 << self.bits)) / (rows * columns)
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What weights are multiplied with on the calibration text.
+
+    Attributes:
+        moment: mean of xxᵀ, float32 [columns, columns].
+        positions: how many x there were.
+    """
+
+    moment: torch.Tensor
+    positions: int
+
+    @property
+    def damping(self) -> float:
+        """Share of the mean diagonal that is added to the diagonal: more where little was seen."""
+        return max(DAMPING, _FEW / (self.positions + _FEW))
+
+
 def encode_weights(
-    weights: Mapping[str, torch.Tensor], moment: torch.Tensor | None, settings: TensorSettings
+    weights: Mapping[str, torch.Tensor],
+    inputs: Inputs | None,
+    settings: TensorSettings,
+    *,
+    grid: Grid | None = None,
 ) -> list[EncodedTensor]:
     """Compress weights that read the same input: they share the metric and the levels.
 
@@ -59,7 +91,8 @@ def encode_weights(
 
     Args:
         weights: name in the checkpoint → float32 [out, in], all of one width.
-        moment: second moment of the input, float32 [in, in]; None without a calibration text.
+        inputs: what they read; None if nothing is known.
+        grid: the levels, if others share them; otherwise they are fitted.
 
     Raises:
         ModelError: a weight that is NaN or infinite.
@@ -68,9 +101,13 @@ def encode_weights(
         if not bool(weight.isfinite().all()):
             raise ModelError("NaN or infinity in a weight", subject=name)
     stack = torch.cat(list(weights.values()))
-    metric = make_metric(torch.eye(stack.shape[1]) if moment is None else moment)
-    grid = fit_grid(stack, metric.importance, settings.bits, settings.group)
-    feedback = moment is not None
+    if inputs is None:
+        metric = make_metric(torch.eye(stack.shape[1]))
+    else:
+        metric = make_metric(inputs.moment, damping=inputs.damping)
+    if grid is None:
+        grid = fit_grid(stack, metric.importance, settings.bits, settings.group)
+    feedback = inputs is not None
     plain = _round(weights, stack, grid, metric, settings, feedback=feedback)
     if not settings.rank:
         return plain
@@ -106,6 +143,7 @@ def _round(
     scales = fit_scales(target, metric.importance, grid, settings.group)
     if feedback:
         codes = round_with_feedback(target, scales, grid, settings.group, metric)
+        codes, scales = refine(target, codes, scales, grid, settings.group, metric)
     else:
         codes = round_nearest(target, scales, grid, settings.group)
     sizes = [len(weight) for weight in weights.values()]

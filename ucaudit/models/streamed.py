@@ -90,13 +90,25 @@ class StreamedModel:
         """The checkpoint's tensors of one layer."""
         return self._parts[layer]
 
+    def target(self, name: str) -> str:
+        """Where a tensor of the files goes: the name of a parameter, or of one that it becomes part of."""
+        mapping = self._mapping()
+        target, _ = rename_source_key(
+            name,
+            [rule for rule in mapping if isinstance(rule, WeightRenaming)],
+            [rule for rule in mapping if isinstance(rule, WeightConverter)],
+            self.model.base_model_prefix,
+            self._known(),
+        )
+        return str(target)
+
     def enter(self, ids: torch.Tensor) -> Entered:
         """What enters the first layer for one window, and every layer's call; see :func:`record_calls`.
 
         Args:
             ids: int64 [1, length].
         """
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: the encoder trains with these arguments
             entered = record_calls(self.model, ids.to(self._device))
         self._packed = entered.packed
         return entered
@@ -197,7 +209,7 @@ class StreamedModel:
         if self._tied:
             return set()
         mine = {f"{name}.weight" for name, found in self.model.named_modules() if found is module}
-        return {name for name in self._parts[None] if self._target(name) in mine}
+        return {name for name in self._parts[None] if self.target(name) in mine}
 
     @property
     def _tied(self) -> bool:
@@ -213,7 +225,7 @@ class StreamedModel:
         unknown = []
         ignored = [*_IGNORED, *(self.model._keys_to_ignore_on_load_unexpected or ())]
         for spec in self._source.specs:
-            target = self._target(spec.name)
+            target = self.target(spec.name)
             if target not in known:
                 if not any(re.search(pattern, spec.name) for pattern in ignored):
                     unknown.append(spec.name)
@@ -224,18 +236,6 @@ class StreamedModel:
         if unknown:
             raise unloadable("unexpected", unknown, self.family)
         return parts
-
-    def _target(self, name: str) -> str:
-        """Where a tensor of the files goes: the name of a parameter, or of one that it becomes part of."""
-        mapping = self._mapping()
-        target, _ = rename_source_key(
-            name,
-            [rule for rule in mapping if isinstance(rule, WeightRenaming)],
-            [rule for rule in mapping if isinstance(rule, WeightConverter)],
-            self.model.base_model_prefix,
-            self._known(),
-        )
-        return str(target)
 
     def _mapping(self) -> list[Any]:
         if "_rules" not in self.__dict__:

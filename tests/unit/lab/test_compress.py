@@ -7,19 +7,32 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from families import FAMILIES, SMALL, make_family
 from safetensors.torch import load_file, save_file
 from tinymodels import make_model, make_text, make_tokenizer
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import GraniteMoeConfig, GraniteMoeForCausalLM
 
 from ucaudit.core.errors import CorpusError, ModelError, RefusedError
+from ucaudit.lab import compress_layers
 from ucaudit.lab.compress import Settings, compress, estimate
 from ucaudit.lab.compress_blocks import each, fixed_blocks, spans
-from ucaudit.lab.compress_calibration import LayerRunner, draw_sequences, find_layers, second_moment
+from ucaudit.lab.compress_layers import (
+    compressible,
+    find_places,
+    groups,
+    matrix_of,
+    record_reads,
+    run_layer,
+    second_moment,
+)
+from ucaudit.lab.compress_sequences import draw_sequences
 from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.lab.corpus import load_corpus
+from ucaudit.models.layers import find_layers, record_calls
 from ucaudit.models.runtime import load_model, load_tokenizer
 from ucaudit.packs.codecs import open_source
 from ucaudit.packs.state import reconstruct_state, relative_errors
@@ -120,7 +133,7 @@ def test_threads_change_neither_bytes_nor_how_products_are_cut(model, text, pack
         seen.append((torch.get_num_threads(), tuple(inputs.shape), tuple(weight.shape)))
         return linear(inputs, weight, bias)
 
-    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    monkeypatch.setattr(compress_layers, "_block", spy)
     cuts = {}
     try:
         for threads in (1, 2, 4):
@@ -181,26 +194,38 @@ def test_layers_see_the_weights_compressed_before_them(model, text):
     with torch.no_grad():
         whole(input_ids=tokens.ids, use_cache=False)
     handle.remove()
-    runner = LayerRunner(whole, tokens.ids)
-    groups = []
-    names = [name for name, module in layers[0].named_modules() if isinstance(module, torch.nn.Linear)]
-    for index in range(len(layers)):
-        runner.run(index, lambda group, moment: groups.append((group, tuple(moment.shape))), wanted=names)
-    assert torch.equal(runner._hidden, expected[0])
+    entered = record_calls(whole, tokens.ids)
+    hidden, found = entered.hidden, []
+    with torch.no_grad():
+        for layer, call in zip(layers, entered.calls, strict=True):
+            reads = record_reads(layer, hidden, call)
+            wanted = {item.matrix for item in reads}
+
+            def note(members, moment, positions):
+                assert positions == 4 * 32
+                found.append(([item.parameter.split(".")[-2] for item in members], tuple(moment.shape)))
+
+            together = groups(reads, wanted)
+            hidden = run_layer(layer, hidden, call, together=together, wanted=wanted, replace=note)
+    assert torch.equal(hidden, expected[0])
     one = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
-    assert [[name.rsplit(".", 1)[1] for name in group] for group, _ in groups] == one * 2
-    assert [shape for _, shape in groups] == [(32, 32), (32, 32), (32, 32), (64, 64)] * 2
+    assert [names for names, _ in found] == one * 2
+    assert [shape for _, shape in found] == [(32, 32), (32, 32), (32, 32), (64, 64)] * 2
     # A weight set to zero on the way silences what comes after it in the same pass.
-    runner = LayerRunner(whole, tokens.ids)
     seen = {}
 
-    def silence(group, moment):
-        seen[group[0]] = moment
-        if "self_attn.v_proj" in group:
-            layers[0].self_attn.v_proj.weight.data.zero_()
+    def silence(members, moment, positions):
+        for matrix in members:
+            seen[matrix.parameter] = moment
+            if "v_proj" in matrix.parameter:
+                matrix_of(layers[0], matrix).zero_()
 
-    runner.run(0, silence, wanted=names)
-    assert (seen["self_attn.o_proj"] == 0).all() and seen["mlp.gate_proj"].abs().max() > 0
+    with torch.no_grad():
+        reads = record_reads(layers[0], entered.hidden, entered.calls[0])
+        wanted = {item.matrix for item in reads}
+        together = groups(reads, wanted)
+        run_layer(layers[0], entered.hidden, entered.calls[0], together=together, wanted=wanted, replace=silence)
+    assert (seen["self_attn.o_proj.weight"] == 0).all() and seen["mlp.gate_proj.weight"].abs().max() > 0
 
 
 def test_second_moment_is_the_mean_of_outer_products():
@@ -237,7 +262,7 @@ def test_other_dtypes_are_refused(model, tmp_path):
     broken = damaged(model, tmp_path / "m", widen)
     with pytest.raises(ModelError, match="expected BF16, found F32") as caught:
         encode(broken, tmp_path / "pack")
-    assert "self_attn.q_proj" in caught.value.subject and "bf16" in caught.value.hint
+    assert any(f".{linear}." in caught.value.subject for linear in LINEARS) and "bf16" in caught.value.hint
 
 
 def test_a_text_that_is_too_short_is_refused(model, tmp_path):
@@ -266,22 +291,96 @@ def test_the_estimate_is_what_comes_out(model, pack):
     assert expected.seconds > 0
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path):
-    model = make_model(tmp_path / "model", hidden_size=64, intermediate_size=256, num_hidden_layers=8)
-    (tmp_path / "text.txt").write_text(make_text(20_000), encoding="utf-8")
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_no_pack_and_the_same_command_goes_on(tmp_path):
+    model = make_model(tmp_path / "model", hidden_size=64, intermediate_size=128, num_hidden_layers=6)
+    (tmp_path / "text.txt").write_text(make_text(10_000), encoding="utf-8")
     words = [sys.executable, "-m", "ucaudit", "pack", model, "--out", tmp_path / "pack", "--threads", "1"]
-    words += ["--calibration", tmp_path / "text.txt", "--quiet"]
-    process = subprocess.Popen(
-        [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ
-    )
+    words = [str(word) for word in (*words, "--calibration", tmp_path / "text.txt")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".pack.*/layer-00001.safetensors")):
+    while not list(tmp_path.glob(".pack.packing/*/state/layer-00001.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "text.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".pack.packing", "model", "text.txt"]
+    assert not list(tmp_path.rglob("manifest.json"))
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert "finished by an interrupted run" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "pack", "text.txt"]
+    whole = [str(tmp_path / "whole" / "pack") if word == str(tmp_path / "pack") else word for word in words]
+    subprocess.run(whole, capture_output=True, check=True, timeout=120)
+    files = sorted(path.name for path in (tmp_path / "pack").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "whole" / "pack").iterdir())
+    for file in files:
+        assert (tmp_path / "pack" / file).read_bytes() == (tmp_path / "whole" / "pack" / file).read_bytes(), file
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAfter:
+    """Progress that fails after some layers, as a crash would."""
+
+    def __init__(self, layers):
+        self.left = layers
+
+    def start(self, total, unit, label):
+        pass
+
+    def advance(self, amount=1):
+        if amount:
+            self.left -= 1
+        if not self.left:
+            raise Stopped
+
+    def note(self, text):
+        pass
+
+    def finish(self):
+        pass
+
+
+def stop(model, out, text, layers, settings=SETTINGS):
+    with open_source(model) as source, pytest.raises(Stopped):
+        compress(source, out, settings, calibration=text, progress=StopsAfter(layers))
+    (state,) = out.parent.glob(f".{out.name}.packing/*")
+    return state
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("damage", ["nothing", "layer", "note", "hidden", "torn"])
+def test_whatever_an_interrupted_run_left_the_bytes_are_those_of_a_whole_one(
+    model, text, tmp_path, damage, calibrated
+):
+    given = text if calibrated else None
+    encode(model, tmp_path / "whole" / "pack", given)
+    out = tmp_path / "made" / "pack"
+    state = stop(model, out, given, 1)
+    if damage == "layer":
+        file = state / "pack" / "layer-00000.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    elif damage == "note":
+        (state / "state" / "layer-00000.json").write_text("{}")
+    elif damage == "hidden":
+        for file in (state / "state").glob("*.hidden"):
+            file.write_bytes(b"?" + file.read_bytes()[1:])
+    elif damage == "torn":
+        for file in (state / "state").iterdir():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    encode(model, out, given)
+    for file in sorted(path.name for path in (tmp_path / "whole" / "pack").iterdir()):
+        assert (out / file).read_bytes() == (tmp_path / "whole" / "pack" / file).read_bytes(), file
+    assert [path.name for path in out.parent.iterdir()] == ["pack"]
+
+
+def test_another_setting_starts_afresh(model, text, tmp_path):
+    first = stop(model, tmp_path / "pack", text, 1)
+    second = stop(model, tmp_path / "pack", text, 1, replace(SETTINGS, seed=7))
+    assert first != second and not first.exists()
 
 
 def test_manifest_is_plain_json(pack):
@@ -290,28 +389,72 @@ def test_manifest_is_plain_json(pack):
     assert document["createdBy"]["name"] == "ucaudit" and Path(document["name"]).name == "pack"
 
 
-def test_experts_that_are_one_tensor_and_routers_stay_as_they_are(text, tmp_path):
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"gpt2"}))
+def test_every_family_is_packed_reconstructed_loaded_and_run(text, tmp_path, family):
+    model = make_family(family, tmp_path / "model")
+    make_tokenizer(model)
+    encode(model, tmp_path / "pack", text)
+    with open_source(tmp_path / "pack") as source, open_source(model) as original:
+        claims = source.manifest.tensors
+        assert [claim.name for claim in claims] == sorted(spec.name for spec in original.specs)
+        raw = {claim.name for claim in claims if claim.kind == "raw" and min((*claim.shape, 0)[:2]) >= 16}
+        matrices = {claim.name for claim in claims if len(claim.shape) == 2 and min(claim.shape) >= 16}
+        outside = {name for name in matrices if not any(part.isdigit() for part in name.split("."))}
+        assert matrices & {claim.name for claim in claims if claim.kind == "raw"} == outside, raw
+        assert reconstruct_state(source) == source.published_state()
+        made, reference = (load_model(one, dtype=torch.float32, device="cpu") for one in (source, original))
+    ids = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        found, expected = (one(input_ids=ids).logits.log_softmax(-1) for one in (made, reference))
+    assert bool(found.isfinite().all()) and not torch.equal(found, expected)
+    assert float((expected.exp() * (expected - found)).sum(-1).mean()) < 0.02
+
+
+def test_a_model_without_a_weight_to_compress_is_refused(text, tmp_path):
+    model = make_family("gpt2", tmp_path / "model")
+    make_tokenizer(model)
+    with pytest.raises(ModelError, match="gpt2: no weight that this encoder compresses"):
+        encode(model, tmp_path / "pack", text)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_experts_are_each_fitted_to_what_they_read(text, tmp_path):
+    model = make_family("mixtral", tmp_path / "model")
+    make_tokenizer(model)
+    encode(model, tmp_path / "pack", text)
+    with open_source(tmp_path / "pack") as source:
+        levels = {
+            source.spec(claim.name).name: source._part(claim, "levels", torch.device("cpu")).tolist()
+            for claim in source.manifest.tensors
+            if claim.kind == "ucq" and ".experts." in claim.name
+        }
+    assert len(levels) == 3 * 4 * 3
+    first = "model.layers.0.block_sparse_moe.experts.{}.{}.weight"
+    assert levels[first.format(0, "w1")] == levels[first.format(0, "w3")]
+    assert len({str(levels[first.format(expert, "w1")]) for expert in range(4)}) > 1
+
+
+def test_experts_in_one_tensor(text, tmp_path):
+    """Granite's files hold all experts of a layer as one tensor; so does the pack."""
     torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=128,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-    )
-    MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    config = GraniteMoeConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2)
+    GraniteMoeForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "model")
     make_tokenizer(tmp_path / "model")
     encode(tmp_path / "model", tmp_path / "pack", text)
     with open_source(tmp_path / "pack") as source:
-        kinds = {claim.name: claim.kind for claim in source.manifest.tensors}
+        claims = {claim.name: claim for claim in source.manifest.tensors}
         load_model(source, dtype=torch.float32, device="cpu")
-    compressed = {name for name, kind in kinds.items() if kind == "ucq"}
-    assert compressed == {
-        f"model.layers.{layer}.self_attn.{name}_proj.weight" for layer in range(2) for name in "qkvo"
-    }
-    assert sum(".experts." in name for name in kinds) > 0 and sum(".gate." in name for name in kinds) == 2
+    stacked = {name: claim for name, claim in claims.items() if len(claim.shape) == 3}
+    assert len(stacked) == 3 * 2
+    assert all((claim.kind, claim.rank, claim.shape[0]) == ("ucq", 0, 4) for claim in stacked.values())
+    assert all(weight_error < 0.1 for weight_error in weight_errors(tmp_path / "pack", tmp_path / "model").values())
+
+
+def test_a_large_router_stays_as_it_is(text, tmp_path):
+    """Also where it is an ``nn.Linear``: a choice of experts that flips costs more than its bits save."""
+    config = SimpleNamespace(num_experts=32)
+    layer = torch.nn.ModuleDict({"gate": torch.nn.Linear(64, 32), "up": torch.nn.Linear(64, 48)})
+    tensors = {f"{name}.weight": module.weight.detach() for name, module in layer.items()}
+    places = find_places(layer, {name: name for name in tensors}, tensors.__getitem__)
+    assert [place.name for place in places] == ["gate.weight", "up.weight"]
+    assert [place.name for place in compressible(layer, places, [], config)] == ["up.weight"]

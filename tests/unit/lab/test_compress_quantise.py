@@ -15,7 +15,9 @@ from ucaudit.lab.compress_quantise import (
     round_with_feedback,
     weighted_error,
 )
-from ucaudit.lab.compress_tensors import TensorSettings, encode_weights
+from ucaudit.lab.compress_refine import refine
+from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights
+from ucaudit.packs.codecs.ucq_encode import EncodedTensor
 
 BITS, GROUP = 5, 16
 
@@ -155,13 +157,19 @@ def test_overlay_of_nothing_is_nothing():
     assert (overlay.decode() == 0).all() and overlay.rows.isfinite().all() and overlay.cols.isfinite().all()
 
 
+def test_damping_grows_where_little_was_seen(moment):
+    assert Inputs(moment, 12_288).damping == 0.01
+    assert Inputs(moment, 64).damping == 0.5
+    assert Inputs(moment, 1).damping > 0.98
+
+
 def test_weights_that_share_an_input_are_encoded_together(weight, moment):
     both = {"q": weight, "k": random(8, 48, seed=9) * 0.05}
-    encoded = encode_weights(both, moment, TensorSettings(group=GROUP, rank=2))
+    encoded = encode_weights(both, Inputs(moment, 10**6), TensorSettings(group=GROUP, rank=2))
     assert [tensor.name for tensor in encoded] == ["q", "k"]
     assert [tuple(tensor.decode().shape) for tensor in encoded] == [(24, 48), (8, 48)]
     damped = make_metric(moment).moment
-    plain = encode_weights(both, moment, TensorSettings(group=GROUP, rank=0))
+    plain = encode_weights(both, Inputs(moment, 10**6), TensorSettings(group=GROUP, rank=0))
     for with_overlay, without, matrix in zip(encoded, plain, both.values(), strict=True):
         errors = [weighted_error(matrix - tensor.decode().float(), damped) for tensor in (with_overlay, without)]
         assert errors[0] < errors[1]
@@ -172,7 +180,7 @@ def test_a_text_helps(weight, moment):
     settings = TensorSettings(group=GROUP, rank=0)
     errors = [
         weighted_error(encode_weights({"w": weight}, known, settings)[0].decode().float() - weight, moment)
-        for known in (moment, None)
+        for known in (Inputs(moment, 10**6), None)
     ]
     assert errors[0] < 0.7 * errors[1]
 
@@ -191,3 +199,43 @@ def test_bits_on_disk_are_those_stored(rank, shape):
     (tensor,) = encode_weights({"w": random(*shape)}, None, settings)
     stored = 8 * sum(len(data) for _, _, data in tensor.parts().values())
     assert settings.bits_on_disk(*shape) == pytest.approx(stored / (shape[0] * shape[1]), rel=1e-12)
+
+
+@pytest.mark.parametrize("group", [16, 20])
+def test_refining_never_makes_a_row_worse_and_finds_what_feedback_left(weight, moment, group):
+    metric = make_metric(moment)
+    grid = fit_grid(weight, metric.importance, 3, group)
+    scales = fit_scales(weight, metric.importance, grid, group)
+    codes = round_with_feedback(weight, scales, grid, group, metric)
+
+    def errors(codes, scales):
+        tensor = EncodedTensor("w", (24, 48), 3, group, codes, grid.levels, scales)
+        left = weight.double() - tensor.decode().double()  # bfloat16: the last rounding counts too
+        return (left @ metric.moment.double() * left).sum(1)
+
+    better_codes, better_scales = refine(weight, codes, scales, grid, group, metric)
+    before, after = errors(codes, scales), errors(better_codes, better_scales)
+    assert float(after.sum()) < 0.97 * float(before.sum())
+    assert bool((after <= before * 1.01).all())
+    assert better_scales.dtype == torch.float16 and bool((better_scales >= 0).all())
+    assert int(better_codes.max()) < 8
+
+
+def test_refining_what_is_exact_changes_nothing(moment):
+    metric = make_metric(moment)
+    grid = Grid.of(curved_levels(3))
+    codes = torch.randint(0, 8, (24, 48), generator=torch.Generator().manual_seed(2)).to(torch.uint8)
+    scales = torch.full((24, 3), 0.125, dtype=torch.float16)
+    exact = grid.values[codes.long()] * 0.125
+    found, steps = refine(exact, codes, scales, grid, GROUP, metric)
+    assert torch.equal(found, codes) and torch.allclose(steps.float(), scales.float(), rtol=1e-3)
+
+
+def test_refining_zeros(moment):
+    """Groups of zeros have a scale of zero, for which no code matters."""
+    metric = make_metric(moment)
+    grid = Grid.of(curved_levels(3))
+    nothing = torch.zeros(24, 48)
+    scales = torch.zeros((24, 3), dtype=torch.float16)
+    codes, steps = refine(nothing, torch.zeros((24, 48), dtype=torch.uint8), scales, grid, GROUP, metric)
+    assert not EncodedTensor("w", (24, 48), 3, GROUP, codes, grid.levels, steps).decode().any()

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from ucaudit.core.errors import (
     UnsafePathError,
     UnsupportedSchemaError,
 )
-from ucaudit.packs.codecs import open_source
+from ucaudit.packs.codecs import open_source, ucq, ucq_fast, ucq_math
 from ucaudit.packs.state import reconstruct_state
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -27,8 +29,22 @@ VECTORS = json.loads((Path(oracle.__file__).parent / "vectors.json").read_text()
 
 
 def decode(path: Path, name: str = NAME, **options) -> bytes:
+    """By both decoders, whose bytes and complaints must be the same."""
     with open_source(path) as source:
-        return b"".join(source.stream(name, **options))
+        plain = outcome(lambda: b"".join(source.stream(name, **options)))
+        with mock.patch.object(ucq, "WORTHWHILE", 0), mock.patch.object(ucq_fast, "_chosen", [ucq_fast.compiled]):
+            compiled = outcome(lambda: b"".join(source.stream(name, **options)))
+    assert str(compiled) == str(plain)
+    if isinstance(plain, Exception):
+        raise plain
+    return plain
+
+
+def outcome(work):
+    try:
+        return work()
+    except UcauditError as error:
+        return error
 
 
 # --- the same bits as a decoder that shares no code -------------------------------------------------------
@@ -54,6 +70,37 @@ def test_vectors_cover_what_they_should():
     assert {0x8000, 0x0000} <= words("signs-of-zero-overlay")
     assert any(0 < word & 0x7FFF < 0x80 for word in words("subnormal-result"))
     assert words("cancellation") == {0x4158}  # a contracted decoder gives 0x4155
+
+
+def test_a_compiled_decoder_that_gives_other_bytes_is_not_used(tmp_path, monkeypatch):
+    stored = oracle.random_stored(5, (300, 96), group=32, rank=4)
+    oracle.write_pack(tmp_path, {NAME: stored})
+    expected = oracle.decode_numpy(stored).astype("<u2").tobytes()
+    monkeypatch.setattr(ucq, "WORTHWHILE", 0)
+    used = []
+
+    def wrong(rows):
+        used.append(len(rows.codes))
+        return -ucq_math.decode_rows(rows)
+
+    for compiled, calls in ((ucq_fast.compiled, None), (wrong, [64])):
+        monkeypatch.setattr(ucq_fast, "_chosen", [])
+        monkeypatch.setattr(ucq_fast, "compiled", compiled)
+        with open_source(tmp_path) as source:
+            assert b"".join(source.stream(NAME)) == expected
+            assert b"".join(source.stream(NAME)) == expected
+        assert calls is None or used == calls
+        assert (ucq_fast._chosen == [ucq_math.decode_rows]) == (compiled is wrong)
+
+
+def test_without_numba_the_plain_decoder_serves(tmp_path, monkeypatch):
+    stored = oracle.random_stored(5, (30, 96), group=32, rank=4)
+    oracle.write_pack(tmp_path, {NAME: stored})
+    monkeypatch.setattr(ucq, "WORTHWHILE", 0)
+    monkeypatch.setitem(sys.modules, "ucaudit.packs.codecs.ucq_fast", None)
+    monkeypatch.delattr("ucaudit.packs.codecs.ucq_fast")
+    with open_source(tmp_path) as source:
+        assert b"".join(source.stream(NAME)) == oracle.decode_numpy(stored).astype("<u2").tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -6,8 +6,8 @@ This module reads manifests and headers and is light; :mod:`ucaudit.packs.codecs
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from ucaudit.core import tensorfile
 from ucaudit.core.digest import FileManifest, StateManifest, sha256_hex
@@ -39,7 +39,11 @@ from ucaudit.packs.opened import OpenedPack
 if TYPE_CHECKING:
     import torch
 
+    from ucaudit.packs.codecs.ucq_math import StoredRows
+
 _TENSOR_FILE = ".safetensors"
+WORTHWHILE: Final = 32_000_000
+"""Compressed weights from which compiling a decoder, which takes a second or two, pays."""
 
 
 class UcqSource(TensorSource):
@@ -146,30 +150,44 @@ class UcqSource(TensorSource):
             levels = self._part(claim, "levels", device)
             shared = self._overlay_columns(claim, device) if claim.rank else None
             step = max(1, chunk_bytes // (2 * claim.columns))
+            decode = self._decoder(device_name)
             for begin in range(0, claim.rows, step):
                 end = min(begin + step, claim.rows)
                 ucq_math.keep_subnormals()  # between two chunks the caller's code ran
-                codes = ucq_math.unpack_codes(
-                    self._part(claim, "codes", device, begin, end), claim.bits, claim.columns
-                )
-                weights = ucq_math.scale_groups(
-                    ucq_math.integer_levels(codes, levels),
-                    self._scales(claim, device, begin, end),
-                    self._part(claim, "zeros", device, begin, end).float() if claim.zeros else None,
-                    claim.group,
-                )
+                overlay = None
                 if shared is not None:
                     rows = self._factors(claim, "overlay_rows", device, begin, end).unsqueeze(1)
                     u = self._small_integers(claim, "overlay_u", device, begin, end)
                     overlay = ucq_math.Overlay(u, shared[0], rows, shared[1])
-                    weights = ucq_math.add_overlay(weights, overlay)
-                yield tensors.raw_bytes(ucq_math.round_to_bf16(weights))
+                stored = ucq_math.StoredRows(
+                    codes=self._part(claim, "codes", device, begin, end),
+                    bits=claim.bits,
+                    levels=levels,
+                    scales=self._scales(claim, device, begin, end),
+                    zeros=self._part(claim, "zeros", device, begin, end).float() if claim.zeros else None,
+                    group=claim.group,
+                    columns=claim.columns,
+                    overlay=overlay,
+                )
+                yield tensors.raw_bytes(decode(stored))
         except MalformedPackError as error:
             if error.subject is None:
                 raise MalformedPackError(
                     f"tensor {claim.name!r}: {error.message}", subject=self._subject(claim)
                 ) from error
             raise
+
+    def _decoder(self, device: str) -> Callable[[StoredRows], torch.Tensor]:
+        """The compiled decoder where it is there and pays, otherwise the plain one; their bytes are the same."""
+        from ucaudit.packs.codecs import ucq_math
+
+        if device == "cpu" and self.manifest.compressed_parameters >= WORTHWHILE:
+            try:
+                from ucaudit.packs.codecs import ucq_fast
+            except ImportError:
+                return ucq_math.decode_rows
+            return ucq_fast.decode_rows
+        return ucq_math.decode_rows
 
     def _overlay_columns(self, claim: UcqTensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """The overlay's parts that all rows share: V as float32, and the column factors as [1, columns]."""

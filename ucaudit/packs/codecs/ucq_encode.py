@@ -17,7 +17,8 @@ from ucaudit.core import strictjson, tensorfile
 from ucaudit.core.digest import StateEntry, StateManifest, check_name, sha256_file, sha256_hex
 from ucaudit.core.errors import MalformedPackError, ModelError
 from ucaudit.core.files import write_bytes
-from ucaudit.core.records import BitsPerWeight, Calibration, Tool
+from ucaudit.core.records import BitsPerWeight, Calibration, Record, Tool
+from ucaudit.core.records.base import Count, Sha256
 from ucaudit.packs.codecs import ucq_math
 from ucaudit.packs.codecs.tensors import raw_bytes
 from ucaudit.packs.detect import MANIFEST_NAME
@@ -32,6 +33,7 @@ from ucaudit.packs.manifest import (
     FileClaim,
     RawTensor,
     Source,
+    TensorClaim,
     UcqManifest,
     UcqTensor,
 )
@@ -194,6 +196,16 @@ class EncodedTensor:
         return result
 
 
+class WrittenFile(Record):
+    """A tensor file of an unfinished pack: what an interrupted run has to remember of it."""
+
+    claim: FileClaim
+    tensors: tuple[TensorClaim, ...]
+    digests: tuple[Sha256, ...]
+    """Of what the tensors decode to, in the same order."""
+    compressed_bytes: Count
+
+
 @dataclass(frozen=True, slots=True)
 class PackDescription:
     """What the manifest says besides what is stored."""
@@ -221,29 +233,71 @@ class PackWriter:
         self._compressed_bytes = 0
         self._container_bytes = 0
 
-    def write_tensors(self, file: str, *, encoded: Sequence[EncodedTensor], raw: Mapping[str, StoredPart]) -> None:
+    def write_tensors(
+        self, file: str, *, encoded: Sequence[EncodedTensor], raw: Mapping[str, StoredPart]
+    ) -> WrittenFile:
         """Write one safetensors file and remember what its tensors must decode to.
 
         Args:
             file: its name, ``*.safetensors``.
             encoded: compressed weights.
             raw: tensors to be reproduced byte for byte, by name.
+
+        Returns:
+            What :meth:`adopt` needs to go on from this file.
         """
         stored: dict[str, StoredPart] = dict(raw)
+        claims: list[RawTensor | UcqTensor] = []
+        digests = []
+        compressed = 0
         for name, (dtype, shape, data) in raw.items():
-            self._claims.append(RawTensor(name=name, file=file, kind="raw", dtype=dtype, shape=shape))
-            self._entries.append(StateEntry(name, dtype, shape, sha256_hex(data)))
+            claims.append(RawTensor(name=name, file=file, kind="raw", dtype=dtype, shape=shape))
+            digests.append(sha256_hex(data))
         for tensor in encoded:
             parts = tensor.parts()
             if parts.keys() & stored.keys():
                 raise ModelError("its stored parts have the names of other tensors", subject=tensor.name)
             stored |= parts
-            self._compressed_bytes += sum(len(data) for _, _, data in parts.values())
-            self._claims.append(tensor.claim(file))
-            digest = sha256_hex(raw_bytes(tensor.decode()))
-            self._entries.append(StateEntry(tensor.name, "BF16", tensor.shape, digest))
+            compressed += sum(len(data) for _, _, data in parts.values())
+            claims.append(tensor.claim(file))
+            digests.append(sha256_hex(raw_bytes(tensor.decode())))
         tensorfile.write(self._stage / file, stored)
-        self._container_bytes += self._claim_file(file).size
+        written = WrittenFile(
+            claim=self._claim_file(file),
+            tensors=tuple(claims),
+            digests=tuple(digests),
+            compressed_bytes=compressed,
+        )
+        self._remember(written)
+        return written
+
+    def adopt(self, written: WrittenFile) -> bool:
+        """Take up a file that an interrupted run wrote; False if it is not there as it was."""
+        path = self._stage / written.claim.path
+        if not path.is_file() or self._claim_file(written.claim.path) != written.claim:
+            self._files.pop(written.claim.path, None)
+            return False
+        self._remember(written)
+        return True
+
+    @property
+    def compressed(self) -> bool:
+        """Whether there is any compressed weight so far."""
+        return any(isinstance(claim, UcqTensor) for claim in self._claims)
+
+    def forget(self) -> None:
+        """Take nothing up: the files will be written again."""
+        self._claims, self._files, self._entries = [], {}, []
+        self._compressed_bytes = self._container_bytes = 0
+
+    def _remember(self, written: WrittenFile) -> None:
+        self._claims += written.tensors
+        self._entries += [
+            StateEntry(claim.name, claim.dtype, claim.shape, digest)
+            for claim, digest in zip(written.tensors, written.digests, strict=True)
+        ]
+        self._compressed_bytes += written.compressed_bytes
+        self._container_bytes += written.claim.size
 
     def write_file(self, path: str, data: bytes) -> None:
         """Write a carried file, byte for byte."""

@@ -14,7 +14,7 @@ So no operation here may be merged with another: no ``addcmul``, no ``alpha=``, 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -148,6 +148,58 @@ def round_to_bf16(values: torch.Tensor) -> torch.Tensor:
         raise MalformedPackError("a weight is too large for bfloat16, or not finite")
     rounded = torch.bitwise_right_shift(bits, 16).bitwise_and_(1).add_(bits).add_(0x7FFF).bitwise_right_shift_(16)
     return rounded.to(torch.int16).view(torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Some rows of a compressed weight as they are stored.
+
+    Attributes:
+        codes: uint8 [rows, ceil(columns / 8) · bits].
+        bits: of a code.
+        levels: int8 [2^bits].
+        scales: float32 [rows, ceil(columns / group)].
+        zeros: float32 of the same shape, integers; or None.
+        group: columns a scale.
+        columns: of the weight.
+        overlay: its part for these rows, or None.
+    """
+
+    codes: torch.Tensor
+    bits: int
+    levels: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    group: int
+    columns: int
+    overlay: Overlay | None
+
+
+def first_rows(stored: StoredRows, count: int) -> StoredRows:
+    """The first rows of those."""
+    overlay = stored.overlay
+    if overlay is not None:
+        overlay = Overlay(overlay.u[:count], overlay.v, overlay.rows[:count], overlay.cols)
+    return replace(
+        stored,
+        codes=stored.codes[:count],
+        scales=stored.scales[:count],
+        zeros=None if stored.zeros is None else stored.zeros[:count],
+        overlay=overlay,
+    )
+
+
+def decode_rows(stored: StoredRows) -> torch.Tensor:
+    """The profile ``ucq-f32-bf16/1``, step by step: bfloat16 [rows, columns].
+
+    Raises:
+        MalformedPackError: a padding code that is not zero, or a weight that does not fit bfloat16.
+    """
+    codes = unpack_codes(stored.codes, stored.bits, stored.columns)
+    weights = scale_groups(integer_levels(codes, stored.levels), stored.scales, stored.zeros, stored.group)
+    if stored.overlay is not None:
+        weights = add_overlay(weights, stored.overlay)
+    return round_to_bf16(weights)
 
 
 # Columns: exact product m, overlay integer P, row and column factor, the bfloat16 pattern that must come out.

@@ -1,6 +1,7 @@
 """How often the intervals and the verdict rule are wrong, on differences of known mean.
 
-Run: python benchmarks/coverage.py [--values DIR]… [--fixture NAME]… [--real-only] [--simulations 20000] [--seed 1]
+Run: python benchmarks/interval_coverage.py [--values DIR]… [--fixture NAME]… [--real-only] [--simulations 20000]
+     [--seed 1]
 
 Each simulated measurement draws n windows' differences from a population of known mean. ``--values`` names a bundle
 or a directory of ``ucaudit measure``: its windows, ratio and KL, become two finite populations from which n windows
