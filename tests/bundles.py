@@ -168,7 +168,7 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             seed=42,
             dtype="fp32",
             scored_tokens=values.n * values.tokens,
-            tolerance=0.0,
+            tolerance=1e-5,  # that of fp32
             calibration_overlap="none-known",
             compute={"threads": 2},
             libraries={"torch": "2.13.0"},
@@ -187,6 +187,17 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
     return draft.model_copy(
         update={"claims": claims, "determination": determine(claims, draft.exceptions, draft.created)}
     )
+
+
+def remeasured(corpus=None, **members):
+    """A ``change_record`` that replaces members of the measurement, and of its text (``corpus``)."""
+
+    def change(record: Attestation) -> Attestation:
+        text = record.measurement.corpus.model_copy(update=corpus or {})
+        measurement = record.measurement.model_copy(update={"corpus": text, **members})
+        return record.model_copy(update={"measurement": measurement})
+
+    return change
 
 
 def make_plan(setting: Setting, record: Attestation, *, enter=True, outside_seed=False):

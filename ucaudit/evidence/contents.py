@@ -16,7 +16,14 @@ from ucaudit.core.windows import draw
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, cited, closing_differences
 from ucaudit.evidence.checks import Verification
-from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, differences, judge_all
+from ucaudit.evidence.claims import (
+    BOOTSTRAP_SEED,
+    compute_results,
+    determine,
+    differences,
+    judge_all,
+    least_tolerance,
+)
 
 _MAX_DRAW: Final = 1_000_000
 """A second of hashing; a text of a gigabyte has fewer windows of 1,024 tokens."""
@@ -152,6 +159,11 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     if len(values.windows) != record.measurement.n:
         short = VerificationError(f"n is {record.measurement.n}, the files hold {len(values.windows)}", subject="n")
         result.add("sample-size", "n against the per-token files", short, "", level="re-derivable")
+    least = least_tolerance(record.measurement, values)
+    if record.measurement.tolerance < least:
+        text = f"{record.measurement.tolerance:g}, {record.measurement.dtype} calls for {least:.3g} at least"
+        narrow = VerificationError(text, subject="measurement.tolerance")
+        result.add("tolerance", "the numerical tolerance of the verdicts", narrow, "", level="re-derivable")
     _draw(record, values.windows, result)
     claims = judge_all(record, again, values)
     wrong = [

@@ -1,0 +1,42 @@
+"""What a record says of its measurement, held against the per-token files and the rules of measuring."""
+
+import pytest
+from bundles import make_bundle, make_setting, make_values, remeasured
+
+from ucaudit.evidence.bundle import open_bundle
+from ucaudit.evidence.gate import apply_policy
+from ucaudit.evidence.policy import ClaimRules, MeasurementRules, Policy
+from ucaudit.evidence.trust import load_trust
+from ucaudit.evidence.verify import verify_bundle
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    return make_setting(tmp_path_factory.mktemp("setting"))
+
+
+def verify(path, setting):
+    return verify_bundle(open_bundle(path), load_trust(setting.trust))
+
+
+def failed(path, setting):
+    return {check.slug for check in verify(path, setting).failures}
+
+
+# --- the numerical tolerance ------------------------------------------------------------------------------
+def test_a_tolerance_below_that_of_the_compute_type(setting, tmp_path):
+    path = make_bundle(setting, tmp_path / "b", change_record=remeasured(tolerance=0.9e-5))
+    assert failed(path, setting) == {"tolerance"}
+    larger = make_bundle(setting, tmp_path / "c", change_record=remeasured(tolerance=2e-5))
+    assert failed(larger, setting) == set()
+
+
+def test_the_gate_judges_by_no_less_than_the_compute_type_calls_for(setting, tmp_path):
+    """640 tokens in bf16: τ is 0.0077, more than ln 1.01 leaves above the interval."""
+    path = make_bundle(setting, tmp_path / "b", change_record=remeasured(dtype="bf16", tolerance=0.0))
+    result = verify(path, setting)
+    assert "tolerance" in {check.slug for check in result.failures}
+    policy = Policy(
+        claims=ClaimRules(ppl_ratio_max=1.01), measurement=MeasurementRules(n=30, seq_len=8, dtype="bf16")
+    )
+    assert [claim.verdict for claim in apply_policy(result, policy)][0] == "inconclusive"
