@@ -155,8 +155,8 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             corpus=Corpus(
                 name="evaluation.txt",
                 sha256=CORPUS_SHA256,
-                bytes=1000,
-                tokens=9000,
+                bytes=50 * values.n * (values.tokens + 1),
+                tokens=10 * values.n * (values.tokens + 1),
                 windows_available=10 * values.n,
             ),
             tokenizer_digest="e" * 64,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ucaudit.core.digest import sha256_file
 from ucaudit.core.errors import CorpusError, DigestMismatchError, VerificationError
@@ -24,6 +24,9 @@ from ucaudit.evidence.claims import (
     judge_all,
     least_tolerance,
 )
+
+if TYPE_CHECKING:
+    from ucaudit.core.tokenvalues import TokenValues
 
 _MAX_DRAW: Final = 1_000_000
 """A second of hashing; a text of a gigabyte has fewer windows of 1,024 tokens."""
@@ -156,9 +159,7 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     what = "signed figures against the per-token files"
     fine = f"{len(values.windows)} windows re-derived to 12 digits"
     result.add("figures", what, problem, fine, level="re-derivable")
-    if len(values.windows) != record.measurement.n:
-        short = VerificationError(f"n is {record.measurement.n}, the files hold {len(values.windows)}", subject="n")
-        result.add("sample-size", "n against the per-token files", short, "", level="re-derivable")
+    _sizes(record, values, result)
     least = least_tolerance(record.measurement, values)
     if record.measurement.tolerance < least:
         text = f"{record.measurement.tolerance:g}, {record.measurement.dtype} calls for {least:.3g} at least"
@@ -184,6 +185,40 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     )
     what = "determination against the claims"
     result.add("determination", what, problem, record.determination, level="re-derivable")
+
+
+def _sizes(record: Attestation, values: TokenValues, result: Verification) -> None:
+    """The windows' number and length against the per-token files, and the text's size against both.
+
+    Policies ask for windows of some length; a record that names another one than was scored would answer falsely.
+    """
+    measured, corpus = record.measurement, record.measurement.corpus
+    # Without a BOS token in front, a window's first token has no context and is not scored.
+    scored = measured.seq_len - (measured.bos == "none")
+    wrong = []
+    if values.n != measured.n:
+        wrong.append(f"n is {measured.n}, the files hold {values.n}")
+    if values.tokens != scored:
+        wrong.append(f"windows of {measured.seq_len} tokens score {scored}, the files hold {values.tokens} each")
+    if measured.scored_tokens != values.n * values.tokens:
+        wrong.append(f"{measured.scored_tokens} scored tokens, the files hold {values.n * values.tokens}")
+    problem = VerificationError("; ".join(wrong), subject="measurement") if wrong else None
+    what = "number and length of the windows against the per-token files"
+    fine = f"{values.n} windows of {values.tokens} scored tokens"
+    result.add("sample-size", what, problem, fine, level="re-derivable")
+
+    wrong = []
+    if corpus.windows_available != corpus.tokens // measured.seq_len:
+        wrong.append(
+            f"{corpus.tokens} tokens make {corpus.tokens // measured.seq_len} windows of {measured.seq_len}, "
+            f"the record says {corpus.windows_available}"
+        )
+    if corpus.rows is None and corpus.tokens > corpus.bytes + 1:  # a file with rows may be compressed
+        wrong.append(f"{corpus.tokens} tokens in {corpus.bytes} bytes of text")
+    problem = VerificationError("; ".join(wrong), subject="measurement.corpus") if wrong else None
+    what = "the text's windows against its tokens and bytes"
+    fine = f"{corpus.windows_available} windows in {corpus.tokens} tokens"
+    result.add("corpus-size", what, problem, fine)
 
 
 def _draw(record: Attestation, windows: Sequence[int], result: Verification) -> None:

@@ -40,3 +40,25 @@ def test_the_gate_judges_by_no_less_than_the_compute_type_calls_for(setting, tmp
         claims=ClaimRules(ppl_ratio_max=1.01), measurement=MeasurementRules(n=30, seq_len=8, dtype="bf16")
     )
     assert [claim.verdict for claim in apply_policy(result, policy)][0] == "inconclusive"
+
+
+# --- window length and text -------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("corpus", "members", "slug"),
+    [
+        ({"tokens": 10 * 40 * 1024, "bytes": 10**7}, {"seq_len": 1024}, "sample-size"),
+        ({}, {"bos": "prepended"}, "sample-size"),
+        ({}, {"scored_tokens": 40 * 1023}, "sample-size"),
+        ({"tokens": 9000}, {}, "corpus-size"),
+        ({"tokens": 10 * 40 * 17 - 1}, {}, "corpus-size"),
+        ({"bytes": 10 * 40 * 17 - 2}, {}, "corpus-size"),
+    ],
+)
+def test_sizes_that_the_files_do_not_have(setting, tmp_path, corpus, members, slug):
+    path = make_bundle(setting, tmp_path / "b", planned=False, change_record=remeasured(corpus, **members))
+    assert failed(path, setting) == {slug}
+
+
+def test_with_a_bos_token_in_front_every_token_of_the_text_is_scored(setting, tmp_path):
+    change = remeasured({"tokens": 10 * 40 * 16}, bos="prepended", seq_len=16)
+    assert failed(make_bundle(setting, tmp_path / "b", planned=False, change_record=change), setting) == set()
