@@ -174,7 +174,8 @@ def figures(record, files):  # Ratio, KL, intervals, verdicts and determination 
     need([*reference["window"]] == [*pack["window"]] == windows == sorted(sorted(range(corpus["windowsAvailable"]), key=rank)[:n]), "draw")
     a, b, kl, t = reference["logprob"], pack["logprob"], pair["kl"], len(pair["kl"]) // n
     made = (measured["seqLen"] - (measured["bos"] == "none"), n * t, corpus["tokens"] // measured["seqLen"])
-    need((t, measured["scoredTokens"], corpus["windowsAvailable"]) == made and (corpus["rows"] or corpus["tokens"] <= corpus["bytes"] + 1), "sizes")
+    need((t, measured["scoredTokens"], corpus["windowsAvailable"]) == made and (corpus.get("rows") or corpus["tokens"] <= corpus["bytes"] + 1)
+         and (corpus.get("documents") is None) == ("document" not in pair), "sizes")
     need(measured["tolerance"] >= (1e-5 if measured["dtype"] == "fp32" else 3 * 0.065 / math.sqrt(n * t)), "tolerance")
     need(len(a) == len(b) == n * t and all(map(math.isfinite, [*a, *b, *kl])) and max(*a, *b) <= 1e-5 and min(kl) >= -1e-5
          and max(pair["top1"]) <= 1, "values that no measurement gives")

@@ -160,6 +160,7 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     fine = f"{len(values.windows)} windows re-derived to 12 digits"
     result.add("figures", what, problem, fine, level="re-derivable")
     _sizes(record, values, result)
+    _documents(record, values, result)
     least = least_tolerance(record.measurement, values)
     if record.measurement.tolerance < least:
         text = f"{record.measurement.tolerance:g}, {record.measurement.dtype} calls for {least:.3g} at least"
@@ -219,6 +220,28 @@ def _sizes(record: Attestation, values: TokenValues, result: Verification) -> No
     what = "the text's windows against its tokens and bytes"
     fine = f"{corpus.windows_available} windows in {corpus.tokens} tokens"
     result.add("corpus-size", what, problem, fine)
+
+
+def _documents(record: Attestation, values: TokenValues, result: Verification) -> None:
+    """Windows of one document are one unit: whoever leaves the documents out turns a few units into many."""
+    corpus, found = record.measurement.corpus, values.documents
+    if corpus.documents is None and found is None:
+        return
+    wrong = None
+    if found is None:
+        wrong = f"the text has {corpus.documents}, the files do not say which a window comes from"
+    elif corpus.documents is None:
+        wrong = "the files name some, the record says that the text has none"
+    elif len(set(found)) > corpus.documents:
+        wrong = f"the files name {len(set(found))}, the text has {corpus.documents}"
+    elif corpus.rows is not None:
+        first, end = (int(part) for part in corpus.rows.split(":"))
+        if not first <= found[0] <= found[-1] < end:
+            wrong = f"the files name rows {found[0]} to {found[-1]}, the text's are {corpus.rows}"
+    problem = VerificationError(wrong, subject="documents") if wrong else None
+    what = "the windows' documents against the text's"
+    fine = f"windows of {len(set(found or ()))} among {corpus.documents}"
+    result.add("documents", what, problem, fine, level="re-derivable")
 
 
 def _draw(record: Attestation, windows: Sequence[int], result: Verification) -> None:

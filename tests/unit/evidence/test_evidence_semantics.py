@@ -1,5 +1,7 @@
 """What a record says of its measurement, held against the per-token files and the rules of measuring."""
 
+from dataclasses import replace
+
 import pytest
 from bundles import make_bundle, make_setting, make_values, remeasured
 
@@ -62,3 +64,26 @@ def test_sizes_that_the_files_do_not_have(setting, tmp_path, corpus, members, sl
 def test_with_a_bos_token_in_front_every_token_of_the_text_is_scored(setting, tmp_path):
     change = remeasured({"tokens": 10 * 40 * 16}, bos="prepended", seq_len=16)
     assert failed(make_bundle(setting, tmp_path / "b", planned=False, change_record=change), setting) == set()
+
+
+# --- documents --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("documents", "corpus"),
+    [
+        (None, {"documents": 3, "rows": "0:3", "text_column": "text"}),
+        (None, {"documents": 3}),
+        (range(40), {"documents": None}),
+        (range(40), {"documents": 39}),
+        (range(40), {"rows": "0:39"}),
+        (range(40), {"rows": "1:41"}),
+    ],
+)
+def test_documents_left_out_or_made_up(setting, tmp_path, documents, corpus):
+    values = replace(make_values(), documents=tuple(documents) if documents else None)
+    path = make_bundle(setting, tmp_path / "b", values=values, change_record=remeasured(corpus))
+    assert failed(path, setting) == {"documents"}
+
+
+def test_documents_as_the_text_has_them(setting, tmp_path):
+    values = replace(make_values(), documents=tuple(range(40)))
+    assert failed(make_bundle(setting, tmp_path / "b", values=values), setting) == set()

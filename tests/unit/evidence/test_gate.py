@@ -1,10 +1,11 @@
 """The gate: each rule refuses for its own reason."""
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from bundles import make_bundle, make_setting, make_values
+from bundles import make_bundle, make_setting, make_values, remeasured
 
 from ucaudit.core.errors import NotFoundError
 from ucaudit.evidence.bundle import open_bundle
@@ -135,25 +136,25 @@ def test_of_many_bundles_the_one_about_this_pack(setting, tmp_path):
 # --- texts with rows ---------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def rows(setting):
-    def take(record):
-        corpus = record.measurement.corpus.model_copy(
-            update={"text_column": "text", "rows": "90:100", "documents": 10}
-        )
-        return record.model_copy(update={"measurement": record.measurement.model_copy(update={"corpus": corpus})})
-
-    return make_bundle(setting, setting.root / "rows", change_record=take)
+    values = replace(make_values(), documents=tuple(range(900, 940)))
+    return make_bundle(
+        setting,
+        setting.root / "rows",
+        values=values,
+        change_record=remeasured({"rows": "900:1000", "documents": 100}),
+    )
 
 
 @pytest.mark.parametrize(
     ("pins", "failed"),
     [
-        ({"text_column": "text", "rows": "90:100"}, set()),
-        ({"rows": "-10:"}, set()),
-        ({"rows": "90:"}, set()),
+        ({"text_column": "text", "rows": "900:1000"}, set()),
+        ({"rows": "-100:"}, set()),
+        ({"rows": "900:"}, set()),
         ({}, set()),
         ({"text_column": "content"}, {"text-column"}),
-        ({"rows": "80:100"}, {"rows"}),
-        ({"rows": "-11:"}, {"rows"}),
+        ({"rows": "800:1000"}, {"rows"}),
+        ({"rows": "-101:"}, {"rows"}),
         ({"text_column": "url", "rows": ":10"}, {"text-column", "rows"}),
     ],
 )
@@ -170,8 +171,6 @@ def test_a_plain_text_has_no_rows_to_show(honest, setting, tmp_path):
 
 
 def test_documents_decide_as_units(setting, tmp_path):
-    from dataclasses import replace
-
     values = make_values(n=60)
     many, few = (replace(values, documents=tuple(index // size for index in range(60))) for size in (2, 3))
     for number, (found, verdict) in enumerate(((many, "pass"), (few, "inconclusive"))):
