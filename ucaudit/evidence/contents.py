@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ucaudit.core.digest import sha256_file
 from ucaudit.core.errors import CorpusError, DigestMismatchError, VerificationError
@@ -27,9 +27,6 @@ from ucaudit.evidence.claims import (
 
 if TYPE_CHECKING:
     from ucaudit.core.tokenvalues import TokenValues
-
-_MAX_DRAW: Final = 1_000_000
-"""A second of hashing; a text of a gigabyte has fewer windows of 1,024 tokens."""
 
 
 def check_contents(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
@@ -249,9 +246,6 @@ def _draw(record: Attestation, windows: Sequence[int], result: Verification) -> 
     measured = record.measurement
     available, seed = measured.corpus.windows_available, measured.seed
     what = "the windows against the draw by seed and text"
-    if available > _MAX_DRAW:
-        result.remark("draw", "not-checked", what, f"{available} windows to draw from, at most {_MAX_DRAW} here")
-        return
     problem: VerificationError | None = None
     try:
         other = sorted(set(windows) ^ set(draw(available, measured.n, seed, measured.corpus.sha256)))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from bundles import make_bundle, make_setting, make_values, remeasured
 
+from ucaudit.core.windows import MAX_WINDOWS
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.gate import apply_policy
 from ucaudit.evidence.policy import ClaimRules, MeasurementRules, Policy
@@ -87,3 +88,10 @@ def test_documents_left_out_or_made_up(setting, tmp_path, documents, corpus):
 def test_documents_as_the_text_has_them(setting, tmp_path):
     values = replace(make_values(), documents=tuple(range(40)))
     assert failed(make_bundle(setting, tmp_path / "b", values=values), setting) == set()
+
+
+# --- the draw ---------------------------------------------------------------------------------------------
+def test_however_many_windows_are_claimed_the_draw_is_checked(setting, tmp_path):
+    for number, claimed in enumerate((1_000_001, MAX_WINDOWS + 1, 10**12)):
+        change = remeasured({"windows_available": claimed, "tokens": claimed * 17, "bytes": claimed * 50})
+        assert failed(make_bundle(setting, tmp_path / str(number), change_record=change), setting) == {"draw"}
