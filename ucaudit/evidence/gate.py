@@ -234,6 +234,14 @@ def _history(record: Attestation, verification: Verification, policy: Policy, ru
             "no plan was proven in a trusted ledger",
             "proven",
         )
+        # Without the result's own entry nothing shows that the plan was there first.
+        rule(
+            "plan-first",
+            "the plan before the result",
+            "plan-order" in passed,
+            "the ledger does not show that the plan was entered first",
+            "entered first",
+        )
         strayed = record.plan.deviations if record.plan else ()
         rule("plan-kept", "deviations from the plan", not strayed, "; ".join(strayed), "none")
 

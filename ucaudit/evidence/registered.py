@@ -158,7 +158,9 @@ def check_order(earlier: Placed | None, later: Placed | None, kinds: tuple[str, 
         late += "planned after the fact" if before == "plan" else "added after the fact"
         problem = LedgerInconsistentError(late, subject=before)
     what = f"the {before}'s ledger entry against the {after}'s"
-    result.add(f"{before}-order", what, problem, f"{first.index} before {second.index}")
+    # "plan-order" is the plan's before the result: the seed's place in between has a name of its own.
+    slug = "plan-seed-order" if kinds == ("plan", "seed") else f"{before}-order"
+    result.add(slug, what, problem, f"{first.index} before {second.index}")
 
 
 def check_seed(

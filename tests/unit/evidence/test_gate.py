@@ -95,7 +95,13 @@ def test_old_and_future_evidence(honest, setting, tmp_path):
 
 def test_a_record_without_plan_or_ledger(setting, tmp_path):
     bare = make_bundle(setting, tmp_path / "bare", planned=False, on_ledger=False)
-    assert gate(bare, setting, tmp_path)[0] == {"ledger-required", "plan-required"}
+    assert gate(bare, setting, tmp_path)[0] == {"ledger-required", "plan-required", "plan-first"}
+
+
+def test_a_required_plan_needs_the_results_entry_after_it(setting, tmp_path):
+    """A plan that is entered once the result is known has a perfect proof of its own."""
+    late = make_bundle(setting, tmp_path / "late", on_ledger=False)
+    assert gate(late, setting, tmp_path, gate={"require_ledger": False})[0] == {"plan-first"}
 
 
 def test_the_gate_uses_its_own_threshold_not_the_records(setting, tmp_path):
