@@ -184,7 +184,8 @@ def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
 def _strength(record: Attestation, verification: Verification, policy: Policy, rule: _Rules) -> None:
     rules, measured = policy.measurement, record.measurement
     seed, passed = measured.seed, {check.slug for check in verification.checks if check.status == "pass"}
-    outside = {"seed", "seed-source"} <= passed
+    # Outside the ledger a contributor could give many seeds, and the signer use the one that pleases.
+    outside = {"seed", "seed-source", "seed-ledger", "plan-seed-order", "seed-order"} <= passed
     rule(
         "seed",
         "the seed that chose the windows",

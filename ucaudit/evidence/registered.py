@@ -213,11 +213,13 @@ def check_seed(
         result.add("seed-reference", "the record's words on the seed", differs, "")
     what = "who fixed the seed"
     if said.source == "nonce":
-        own = {key.key_id for key in (*envelope.signers(signers), *bundle.attestation.signers(signers))}
+        made = (*envelope.signers(trust.public_keys), *bundle.attestation.signers(trust.public_keys))
+        own = {trust.entry(key).person for key in made} & {trust.entry(key).person for key in signers}
         insider = UntrustedKeyError(
-            "the seed was contributed by the key that made the plan: no outside party", subject=names.SEED
+            "the seed was contributed by a principal that made the plan or the record: no outside party",
+            subject=names.SEED,
         )
-        fine = f"{said.contributor}, by a key that made neither plan nor record"
+        fine = f"{said.contributor}, by a principal that made neither plan nor record"
         result.add("seed-source", what, insider if own else None, fine)
     else:
         _seed_from_witness(reference, planned, what, result)
