@@ -10,10 +10,10 @@ def need(holds, reason):
     if not holds: raise ValueError(reason)
 def sha(data): return hashlib.sha256(data).hexdigest()
 def when(text): return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+def inside(at, item, start="valid-from", end="valid-until"): return not (start in item and at < when(item[start]) or end in item and at > when(item[end]))
 def b64(text):
     plain = text if re.search(r"[+/]", text) else text.replace("-", "+").replace("_", "/")
-    need(base64.b64encode(data := base64.b64decode(plain, validate=True)).decode() == plain, "base64 in another spelling")
-    return data
+    return need(base64.b64encode(data := base64.b64decode(plain, validate=True)).decode() == plain, "base64 in another spelling") or data
 def strict(data):  # One JSON document with one meaning
     def pairs(items): return need(len({key for key, _ in items}) == len(items), "duplicate key") or dict(items)
     def number(kind): return lambda text: need(len(text) <= 40 and math.isfinite(float(text)), text[:9]) or kind(text)
@@ -60,16 +60,16 @@ class Verifier:
         members(statement, schema, schema["$defs"])
         need(len({item["name"] for item in statement["subject"]}) == len(statement["subject"]), "a subject twice")
         claimed, role = when(statement["predicate"]["created"]), statement["predicate"].get("role")
-        for key in ({"valid-from": "1970-01-01T00:00:00Z", "valid-until": "9999-12-31T23:59:59Z"} | self.keys[i] for i in signers):
+        for key in map(self.keys.get, signers):
             need(kind in key.get("predicate-types", [kind]) and role in (None, *key.get("roles", [])), "wrong role or type")
-            need("revoked-at" not in key and when(key["valid-from"]) <= claimed <= when(key["valid-until"]), "revoked, or not valid then")
+            need("revoked-at" not in key and inside(claimed, key), "revoked, or not valid then")
         return statement, len(found)
     def place(self, prefix, raw, kind, pack, **facts):  # origin and index in a trusted ledger; None without a proof
-        ledgers = [item["vkey"].split("+", 2) for item in self.trust.get("ledger", []) if "revoked-at" not in item]
+        ledgers = [(item, *item["vkey"].split("+", 2)) for item in self.trust.get("ledger", []) if "revoked-at" not in item]
         if not {f"{prefix}ledger-proof", f"{prefix}ledger-entry.json"} <= self.names or not ledgers: return None
         said = strict(entry := self.read(f"{prefix}ledger-entry.json", 1 << 16))
         need(entry == json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(), "spelling")
-        when(said.pop("recordedAt")), said.pop("keyId", None)
+        at, _ = when(said.pop("recordedAt")), said.pop("keyId", None)
         facts |= {"kind": kind, "predicateType": f"urn:ucaudit:predicate:{kind}:v1", "packDigest": pack, "envelopeSha256": sha(raw)}
         need(said == {key: value for key, value in facts.items() if value}, "the ledger entry says something else than its record")
         head, _, note = self.read(f"{prefix}ledger-proof", 1 << 20).decode().partition("\n\n")
@@ -79,9 +79,9 @@ class Verifier:
         if lines[0].startswith("extra "): need(b64(lines.pop(0)[6:]) == entry, "the proof holds another entry")
         need(re.fullmatch("index (0|[1-9][0-9]*)", lines[0]) and re.fullmatch("[1-9][0-9]*", size), "index or size")
         signed = [line.removeprefix("\u2014 ").split(" ") for line in tail[:-1].split("\n")]  # name, base64(key id, signature)
-        need(any(name == who == origin and b64(sig)[:4].hex() == key_id and verifies(
+        need(any(inside(at, item) and name == who == origin and b64(sig)[:4].hex() == key_id and verifies(
             serialization.load_der_public_key(ED25519 + b64(key)[1:]), b64(sig)[4:], f"{text}\n".encode())
-            for name, key_id, key in ledgers for who, sig in signed), "no trusted ledger signed the checkpoint")
+            for item, name, key_id, key in ledgers for who, sig in signed), "no trusted ledger signed the checkpoint")
         node, last, value = int(lines[0][6:]), int(size) - 1, hashlib.sha256(b"\x00" + entry).digest()
         need(node <= last, "index beyond the tree")
         for sibling in map(b64, lines[1:]):  # RFC 9162, 2.1.3.2

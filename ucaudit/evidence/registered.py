@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ucaudit.core.errors import LedgerInconsistentError, UntrustedKeyError, VerificationError
-from ucaudit.core.records import Attestation, Plan, SeedReference
+from ucaudit.core.records import Attestation, Plan, SeedReference, parse_time
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.authentic import find_signers, judge_keys
 from ucaudit.evidence.bundle import OpenBundle
@@ -83,9 +83,18 @@ def check_entry(
         except VerificationError as error:
             problem = error
         else:
-            result.add(slug, what, None, f"index {proven.index} of {proven.size} in {proven.origin}")
             note = LedgerProof.parse(data, subject=proof).checkpoint
-            return Placed(proven, _witnessed(note, ledger.vkey, proof, slug, envelope.digest, trust, result))
+            witnessed = _witnessed(note, ledger.vkey, proof, slug, envelope.digest, trust, result)
+            time = result.times.seen(envelope.digest)
+            objection = ledger.validity.objection(
+                parse_time(parsed.recorded_at), time.moment if time is not None else None
+            )
+            if objection is not None:
+                late = UntrustedKeyError(f"its key was {objection}", subject=f"ledger {ledger.origin}")
+                result.add(slug, what, late, "")
+                return None
+            result.add(slug, what, None, f"index {proven.index} of {proven.size} in {proven.origin}")
+            return Placed(proven, witnessed)
     result.add(slug, what, problem, "")
     return None
 

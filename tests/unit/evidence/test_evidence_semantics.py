@@ -1,6 +1,7 @@
 """What a record says of its measurement, held against the per-token files and the rules of measuring."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from bundles import make_bundle, make_setting, make_values, remeasured
@@ -9,7 +10,7 @@ from ucaudit.core.windows import MAX_WINDOWS
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.gate import apply_policy
 from ucaudit.evidence.policy import ClaimRules, MeasurementRules, Policy
-from ucaudit.evidence.trust import load_trust
+from ucaudit.evidence.trust import Validity, load_trust, parse_trust
 from ucaudit.evidence.verify import verify_bundle
 
 
@@ -95,3 +96,27 @@ def test_however_many_windows_are_claimed_the_draw_is_checked(setting, tmp_path)
     for number, claimed in enumerate((1_000_001, MAX_WINDOWS + 1, 10**12)):
         change = remeasured({"windows_available": claimed, "tokens": claimed * 17, "bytes": claimed * 50})
         assert failed(make_bundle(setting, tmp_path / str(number), change_record=change), setting) == {"draw"}
+
+
+# --- the ledger's window ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('valid-until = "2020-01-01T00:00:00Z"', "expired at 2020-01-01T00:00:00Z"),
+        ('valid-from = "2999-01-01T00:00:00Z"', "not valid before 2999-01-01T00:00:00Z"),
+        ('valid-from = "2020-01-01T00:00:00Z"\nvalid-until = "2999-01-01T00:00:00Z"', None),
+    ],
+)
+def test_a_ledger_key_outside_its_window(setting, tmp_path, line, says):
+    path = make_bundle(setting, tmp_path / "b")
+    trust = setting.trust.read_text().replace("[[ledger]]", f"[[ledger]]\n{line}")
+    result = verify_bundle(open_bundle(path), parse_trust(trust.encode(), subject="trust"))
+    assert {check.slug for check in result.failures} == ({"ledger", "plan-ledger"} if says else set())
+    assert all(says in check.detail for check in result.failures)
+
+
+def test_a_window_is_judged_at_the_trusted_time():
+    first, second, third = (datetime(2026, month, 1, tzinfo=UTC) for month in (1, 2, 3))
+    assert Validity(valid_until=second).objection(first, third) == "expired at 2026-02-01T00:00:00Z"
+    assert Validity(valid_until=second).objection(third, first) is None
+    assert Validity(valid_from=second).objection(first, third) == "not valid before 2026-02-01T00:00:00Z"
