@@ -7,12 +7,13 @@ from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tinypack import tiny_bits, tiny_pack, tiny_state
+
 from ucaudit import __version__
-from ucaudit.core.digest import FileEntry, FileManifest, StateEntry, StateManifest, sha256_hex
+from ucaudit.core.digest import FileEntry, FileManifest, sha256_hex
 from ucaudit.core.files import write_bytes
 from ucaudit.core.records import (
     Attestation,
-    BitsPerWeight,
     Context,
     Corpus,
     Environment,
@@ -45,7 +46,7 @@ from ucaudit.evidence.trust import add_key, add_ledger
 
 SEED = BOOTSTRAP_SEED
 CORPUS_SHA256 = "d" * 64
-PACK_FILES = {"manifest.json": b"{}", "layer-00000.safetensors": b"weights", "notes/.hidden": b"?"}
+PACK_FILES = tiny_pack()
 TOOL = Tool(name="ucaudit", version=__version__)
 
 
@@ -123,13 +124,14 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             arithmetic_profile="ucq-f32-bf16/1",
             pack_digest=manifest.digest,
             files=len(manifest.entries),
-            bytes=100,
-            bits_per_weight=BitsPerWeight(nominal=5.0, compressed_on_disk=5.6, whole_on_disk=7.5),
+            bytes=sum(map(len, PACK_FILES.values())),
+            bits_per_weight=tiny_bits(),
             license="Apache-2.0",
             unclaimed_files=("notes/.hidden",),
             excluded=(),
             settings={"bits": 5, "group": 64},
             calibration=None,
+            matches_manifest="yes",
         ),
         reference=ReferenceIdentity(
             name="reference",
@@ -240,16 +242,17 @@ def make_bundle(
     late_plan=False,
     contribute=None,
     change_record=None,
+    pack_files=None,
     **changes,
 ) -> Path:
-    """Write a bundle. ``change_record(record)`` may lie before the record is signed.
+    """Write a bundle. ``change_record(record)`` may lie before the record is signed; ``pack_files`` are attested.
 
     ``contribute(plan envelope)`` makes the plan wait for an outside party's seed, and returns its envelope or None.
     """
     values = values or make_values()
-    entries = [FileEntry(name, sha256_hex(data)) for name, data in PACK_FILES.items()]
+    entries = [FileEntry(name, sha256_hex(data)) for name, data in (pack_files or PACK_FILES).items()]
     manifest = FileManifest.build(entries)
-    state = StateManifest.build([StateEntry("model.w", "BF16", (2, 3), "a" * 64)])
+    state = tiny_state()
     with names.staged(out) as stage:
         files = save(stage, values)
         record = draft_record(values, files, manifest=manifest, state=state, ratio_max=ratio_max, **changes)

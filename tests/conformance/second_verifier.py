@@ -15,12 +15,11 @@ def b64(text):
     plain = text if re.search(r"[+/]", text) else text.replace("-", "+").replace("_", "/")
     return need(base64.b64encode(data := base64.b64decode(plain, validate=True)).decode() == plain, "base64 in another spelling") or data
 def strict(data):  # One JSON document with one meaning
-    def pairs(items): return need(len({key for key, _ in items}) == len(items), "duplicate key") or dict(items)
+    def pairs(items): return need(len(dict(items)) == len(items), "duplicate key") or dict(items)
     def number(kind): return lambda text: need(len(text) <= 40 and math.isfinite(float(text)), text[:9]) or kind(text)
     brackets = re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text := data.decode(), flags=re.S))
     need(max(itertools.accumulate(1 if one in "[{" else -1 for one in brackets), default=0) <= 32, "nested too deeply")
-    value = json.loads(text, object_pairs_hook=pairs, parse_float=number(float), parse_int=number(int),
-                       parse_constant=lambda name: need(False, name))
+    value = json.loads(text, object_pairs_hook=pairs, parse_float=number(float), parse_int=number(int), parse_constant=lambda x: need(0, x))
     json.dumps(value, ensure_ascii=False).encode()  # fails for a lone surrogate
     return value
 def members(value, schema, defs, at="$"):  # that much of JSON Schema: nothing missing, nothing unknown
@@ -72,8 +71,7 @@ class Verifier:
         at, _ = when(said.pop("recordedAt")), said.pop("keyId", None)
         facts |= {"kind": kind, "predicateType": f"urn:ucaudit:predicate:{kind}:v1", "packDigest": pack, "envelopeSha256": sha(raw)}
         need(said == {key: value for key, value in facts.items() if value}, "the ledger entry says something else than its record")
-        head, _, note = self.read(f"{prefix}ledger-proof", 1 << 20).decode().partition("\n\n")
-        text, _, tail = note.rpartition("\n\n")
+        head, _, note = self.read(f"{prefix}ledger-proof", 1 << 20).decode().partition("\n\n"); text, _, tail = note.rpartition("\n\n")
         (first, *lines), (origin, size, root) = head.split("\n"), text.split("\n")[:3]
         need(first == "c2sp.org/tlog-proof@v1" and tail.endswith("\n"), "not a proof")
         if lines[0].startswith("extra "): need(b64(lines.pop(0)[6:]) == entry, "the proof holds another entry")
@@ -86,15 +84,14 @@ class Verifier:
         need(node <= last, "index beyond the tree")
         for sibling in map(b64, lines[1:]):  # RFC 9162, 2.1.3.2
             need(last and len(sibling) == 32, "the path is too long")
-            left = node & 1 or node == last
-            value = hashlib.sha256(b"\x01" + (sibling + value if left else value + sibling)).digest()
+            left = node & 1 or node == last; value = hashlib.sha256(b"\x01" + (sibling + value if left else value + sibling)).digest()
             while left and node and not node & 1: node, last = node >> 1, last >> 1
-            node, last = node >> 1, last >> 1
+            node >>= 1; last >>= 1
         need(last == 0 and value == b64(root), "the path does not lead to the root")
         return origin, int(lines[0][6:])
     def verify(self, pack=None):
         statement, _ = self.open(raw := self.read(RECORD, 16 << 20), "attestation")
-        record, digest, plan = statement["predicate"], sha(raw), statement["predicate"]["plan"]
+        record, digest, plan = (said := statement["predicate"]), sha(raw), said["plan"]
         chain = self.read(CHAIN).splitlines(keepends=True) if CHAIN in self.names else [raw]
         need(chain[0] == raw and len(set(chain)) == len(chain) <= 101, "the chain starts with another record, or repeats")
         if "attestation.sigstore.json" in self.names:
@@ -107,6 +104,7 @@ class Verifier:
         cited |= {"pack.SHA256SUMS": record["pack"]["packDigest"], "STATE": record["reconstruction"]["stateDigest"],
                   "reference.SHA256SUMS": record["reference"]["filesDigest"]} | ({PLAN: plan["envelopeDigest"]} if plan else {})
         for name, expected in cited.items(): need(sha(self.read(name, 1 << 29)) == expected, f"{name} is another file")
+        if pack: described(record, pathlib.Path(pack))
         files = dict(line.split("  ", 1)[::-1] for line in self.read("pack.SHA256SUMS").decode().splitlines())
         for name, found in ((item["name"], item["digest"]["sha256"]) for item in statement["subject"]):
             need(found == (files if name.startswith("pack/") else cited)[name.removeprefix("pack/")], f"subject {name}")
@@ -139,6 +137,11 @@ class Verifier:
             (record["pack"]["packDigest"], measured["seed"], measured, measured["corpus"]["sha256"], record["claims"])))
         for name in promised.keys() | done:
             need(promised.get(name) == done.get(name) or any(x.startswith(f"{name}: ") for x in declared), f"not as planned: {name}")
+def described(record, pack):  # What the record says of a ucq pack: codec, bits a weight, published state
+    told, bits, says = strict((pack / "manifest.json").read_bytes()), record["pack"]["bitsPerWeight"], record["reconstruction"]
+    need((told["codec"], told["arithmeticProfile"]) == (record["pack"]["codec"], record["pack"]["arithmeticProfile"]) and all(
+        abs(bits[name] - told["bitsPerWeight"][name]) <= 1e-3 for name in bits) and (sha((pack / "STATE").read_bytes())
+        == says["stateDigest"]) == (says["matchesPublished"] == "yes") and says["matchesPublished"] != "none-published", "not what the pack says")
 def tensors(data, wanted):  # A safetensors file without a gap, an overlap or a tensor too many
     (length,), wanted = struct.unpack("<Q", data[:8]), wanted | {"window": "q"}
     header, body = strict(data[8 : 8 + length].rstrip(b" ")), data[8 + length :]
@@ -173,10 +176,9 @@ def figures(record, files):  # Ratio, KL, intervals, verdicts and determination 
     def rank(i): return hashlib.sha256(f"{measured['seed']}\n{corpus['sha256']}\n{i}".encode()).digest()
     need(corpus["windowsAvailable"] <= 1 << 24 and [*reference["window"]] == [*pack["window"]] == windows == sorted(sorted(range(corpus["windowsAvailable"]), key=rank)[:n]), "draw")
     a, b, kl, t = reference["logprob"], pack["logprob"], pair["kl"], len(pair["kl"]) // n
-    made = (measured["seqLen"] - (measured["bos"] == "none"), n * t, corpus["tokens"] // measured["seqLen"])
-    need((t, measured["scoredTokens"], corpus["windowsAvailable"]) == made and (corpus.get("rows") or corpus["tokens"] <= corpus["bytes"] + 1)
-         and (corpus.get("documents") is None) == ("document" not in pair), "sizes")
-    need(measured["tolerance"] >= (1e-5 if measured["dtype"] == "fp32" else 3 * 0.065 / math.sqrt(n * t)), "tolerance")
+    need((t, measured["scoredTokens"]) == (measured["seqLen"] - (measured["bos"] == "none"), n * t) and (corpus.get("documents") is None)
+         == ("document" not in pair) and (corpus.get("rows") or corpus["tokens"] <= corpus["bytes"] + 1), "windows, scored tokens or documents")
+    need(corpus["windowsAvailable"] == corpus["tokens"] // measured["seqLen"] and measured["tolerance"] >= (1e-5 if measured["dtype"] == "fp32" else 3 * 0.065 / math.sqrt(n * t)), "tolerance")
     need(len(a) == len(b) == n * t and all(map(math.isfinite, [*a, *b, *kl])) and max(*a, *b) <= 1e-5 and min(kl) >= -1e-5
          and max(pair["top1"]) <= 1, "values that no measurement gives")
     means = ([math.fsum(x[i : i + t]) / t for i in range(0, n * t, t)] for x in ([p - q for p, q in zip(a, b)], kl))

@@ -4,14 +4,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from bundles import make_bundle, make_setting, make_values, remeasured
+from bundles import PACK_FILES, make_bundle, make_setting, make_values, remeasured
+from tinypack import tiny_pack, tiny_state
 
+from ucaudit.core.digest import StateManifest
+from ucaudit.core.errors import CodecUnavailableError, InputError
+from ucaudit.core.records import BitsPerWeight
 from ucaudit.core.windows import MAX_WINDOWS
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.gate import apply_policy
 from ucaudit.evidence.policy import ClaimRules, MeasurementRules, Policy
 from ucaudit.evidence.trust import Validity, load_trust, parse_trust
 from ucaudit.evidence.verify import verify_bundle
+from ucaudit.packs.compare import check_files
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,75 @@ def test_a_window_is_judged_at_the_trusted_time():
     assert Validity(valid_until=second).objection(first, third) == "expired at 2026-02-01T00:00:00Z"
     assert Validity(valid_until=second).objection(third, first) is None
     assert Validity(valid_from=second).objection(first, third) == "not valid before 2026-02-01T00:00:00Z"
+
+
+# --- the pack in hand -------------------------------------------------------------------------------------
+def with_pack(setting, tmp_path, part, files=None, **members):
+    """Failed checks of a bundle with its pack: ``part`` of the record gets ``members``."""
+    files = files or PACK_FILES
+
+    def change(record):
+        return record.model_copy(update={part: getattr(record, part).model_copy(update=members)})
+
+    path = make_bundle(setting, tmp_path / "b", change_record=change, pack_files=files)
+    for name, data in files.items():
+        (tmp_path / "pack" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pack" / name).write_bytes(data)
+    result = verify(path, setting)
+    check_files(open_bundle(path), result.record, tmp_path / "pack", result)
+    return {check.slug for check in result.failures}, result
+
+
+def test_an_honest_record_of_the_pack(setting, tmp_path):
+    slugs, result = with_pack(setting, tmp_path, "pack")
+    assert slugs == set()
+    passed = {check.slug for check in result.checks if check.status == "pass"}
+    assert {"pack-files", "pack-format", "pack-manifest", "published-state"} <= passed
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"codec": "gguf"},
+        {"codec_version": 2},
+        {"arithmetic_profile": "ggml-f32-bf16/1"},
+        {"bytes": 7},
+        {"bits_per_weight": BitsPerWeight(nominal=5.0, compressed_on_disk=4.2, whole_on_disk=7.5)},
+        {"bits_per_weight": BitsPerWeight(nominal=4.0, compressed_on_disk=5.5, whole_on_disk=7.5)},
+    ],
+)
+def test_the_packs_format_is_not_the_signers_word(setting, tmp_path, members):
+    assert with_pack(setting, tmp_path, "pack", **members)[0] == {"pack-format"}
+
+
+def test_an_attested_pack_of_no_format_is_malformed(setting, tmp_path):
+    with pytest.raises(InputError, match="no known pack format"):
+        with_pack(setting, tmp_path, "pack", files=PACK_FILES | {"manifest.json": b"{}"})
+
+
+@pytest.mark.parametrize("says", ["no", "none-published"])
+def test_what_the_record_says_of_the_published_state(setting, tmp_path, says):
+    slugs, _ = with_pack(setting, tmp_path, "reconstruction", matches_published=says)
+    assert "published-state" in slugs
+
+
+def test_a_pack_that_publishes_another_state(setting, tmp_path):
+    wrong = StateManifest.build(
+        [replace(entry, digest="a" * 64) if entry.name == "model.w" else entry for entry in tiny_state().entries]
+    )
+    files = tiny_pack(state=wrong)
+    honest = {"bytes": sum(map(len, files.values()))}
+    assert with_pack(setting, tmp_path / "lie", "pack", files, **honest)[0] == {"published-state"}
+
+
+def test_the_gate_needs_the_codec(setting, tmp_path, monkeypatch):
+    """Where no codec opens the pack, format and bits a weight would be the signer's word."""
+
+    def absent(_):
+        raise CodecUnavailableError("codec not available", subject="ucq")
+
+    monkeypatch.setattr("ucaudit.packs.codecs.open_source", absent)
+    slugs, result = with_pack(setting, tmp_path, "pack")
+    assert slugs == set()
+    apply_policy(result, Policy(claims=ClaimRules(ppl_ratio_max=2.0), measurement=MeasurementRules(n=30, seq_len=8)))
+    assert "format-checked" in {check.slug for check in result.failures}
