@@ -40,8 +40,7 @@ class Verifier:
         self.names, self.keys = {entry.name for entry in entries}, {sha(b64(key["public-key"])): key for key in self.trust["key"]}
         self.loaded = {i: serialization.load_der_public_key(b64(key["public-key"])) for i, key in self.keys.items()}
     def read(self, name, limit=64 << 20):
-        need(name in self.names and (self.path / name).stat().st_size <= limit, f"{name} is missing or too large")
-        return (self.path / name).read_bytes()
+        return need(name in self.names and (at := self.path / name).stat().st_size <= limit, f"{name} is missing or too large") or at.read_bytes()
     def open(self, raw, kind):  # signature → exact types → strict JSON → members → keys
         outer = strict(raw)
         payload, found, name = b64(outer.pop("payload")), outer.pop("signatures"), outer.pop("payloadType").encode()
@@ -54,8 +53,7 @@ class Verifier:
             need(kind != "bundle" or not made or hint in ("", *made), "the closing statement's key hint was changed")
         need(signers and name == b"application/vnd.in-toto+json", f"{kind}: no trusted key signed it, or another payload type")
         statement, schema = strict(payload), json.loads((self.schemas / f"{kind}.schema.json").read_text())
-        types = (statement["_type"], statement["predicateType"])
-        need(types == ("https://in-toto.io/Statement/v1", f"urn:ucaudit:predicate:{kind}:v1"), f"{types}: another type")
+        need((statement["_type"], statement["predicateType"]) == ("https://in-toto.io/Statement/v1", f"urn:ucaudit:predicate:{kind}:v1"), "type")
         members(statement, schema, schema["$defs"])
         need(len({item["name"] for item in statement["subject"]}) == len(statement["subject"]), "a subject twice")
         claimed, role = when(statement["predicate"]["created"]), statement["predicate"].get("role")
@@ -92,26 +90,22 @@ class Verifier:
     def verify(self, pack=None):
         statement, _ = self.open(raw := self.read(RECORD, 16 << 20), "attestation")
         record, digest, plan = (said := statement["predicate"]), sha(raw), said["plan"]
-        chain = self.read(CHAIN).splitlines(keepends=True) if CHAIN in self.names else [raw]
-        need(chain[0] == raw and len(set(chain)) == len(chain) <= 101, "the chain starts with another record, or repeats")
+        chain = self.read(CHAIN).splitlines(keepends=True) if CHAIN in self.names else [raw]; need(chain[0] == raw and len(set(chain)) == len(chain) <= 101, "the chain starts with another record, or repeats")
         if "attestation.sigstore.json" in self.names:
-            form, bare = strict(self.read("attestation.sigstore.json")), json.loads(raw)
-            need(b64(form["verificationMaterial"].pop("publicKey")["hint"]).hex() in self.keys, "sigstore key hint")
+            form, bare = strict(self.read("attestation.sigstore.json")), json.loads(raw); need(b64(form["verificationMaterial"].pop("publicKey")["hint"]).hex() in self.keys, "sigstore key hint")
             frame = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "verificationMaterial": {"tlogEntries": []}}
             need(form == frame | {"dsseEnvelope": bare | {"signatures": [bare["signatures"][0] | {"keyid": ""}]}}, "sigstore form")
-        cited = {item["name"]: item["sha256"] for item in record["measurement"]["valueFiles"]}
-        need(set(cited) == set(VALUES) and len(record["measurement"]["valueFiles"]) == 3, "value files that are cited")
+        cited = {item["name"]: item["sha256"] for item in record["measurement"]["valueFiles"]}; need(set(cited) == set(VALUES) and len(record["measurement"]["valueFiles"]) == 3, "value files that are cited")
         cited |= {"pack.SHA256SUMS": record["pack"]["packDigest"], "STATE": record["reconstruction"]["stateDigest"],
                   "reference.SHA256SUMS": record["reference"]["filesDigest"]} | ({PLAN: plan["envelopeDigest"]} if plan else {})
         for name, expected in cited.items(): need(sha(self.read(name, 1 << 29)) == expected, f"{name} is another file")
-        if pack: described(record, pathlib.Path(pack))
         files = dict(line.split("  ", 1)[::-1] for line in self.read("pack.SHA256SUMS").decode().splitlines())
         for name, found in ((item["name"], item["digest"]["sha256"]) for item in statement["subject"]):
             need(found == (files if name.startswith("pack/") else cited)[name.removeprefix("pack/")], f"subject {name}")
         need({"pack.SHA256SUMS", "STATE"} <= {item["name"] for item in statement["subject"]}, "subjects")
         if pack: need(files == {str(path.relative_to(pack)): sha(path.read_bytes())
                                 for path in pathlib.Path(pack).rglob("*") if path.is_file()}, "the pack has other files")
-        figures(record, {name: tensors(self.read(name, 1 << 29), VALUES[name]) for name in VALUES})
+        pack and described(record, pathlib.Path(pack)); figures(record, {name: tensors(self.read(name, 1 << 29), VALUES[name]) for name in VALUES})
         placed = self.place("", raw, "attestation", record["pack"]["packDigest"], determination=record["determination"],
                             planSha256=plan and plan["envelopeDigest"])
         if plan: self.planned(record, placed, plan["deviations"])
@@ -119,14 +113,12 @@ class Verifier:
             said, marks = self.open(line, "endorsement")
             need(marks == 1 and said["subject"] == [{"name": RECORD, "digest": {"sha256": digest}}]
                  and said["predicate"]["attestationDigest"] == digest, "endorses another record")
-        closing = self.open(self.read(CLOSING, 16 << 20), "bundle")[0]
-        listed, said = {item["name"]: item["digest"]["sha256"] for item in closing["subject"]}, closing["predicate"]
+        closing = self.open(self.read(CLOSING, 16 << 20), "bundle")[0]; listed, said = {item["name"]: item["digest"]["sha256"] for item in closing["subject"]}, closing["predicate"]
         need(listed == {name: sha(self.read(name, 1 << 29)) for name in self.names - {CLOSING, "bundle.tsr"}}
              and (len(listed), digest) == (said["files"], said["attestationDigest"]), "files were changed, added or removed")
         return record["determination"]
     def planned(self, record, placed, declared):
-        plan, measured = self.open(raw := self.read(PLAN, 16 << 20), "plan")[0]["predicate"], record["measurement"]
-        before = self.place("plan-", raw, "plan", plan["pack"]["packDigest"], outsideSeed=plan.get("outsideSeed"))
+        plan, measured = self.open(raw := self.read(PLAN, 16 << 20), "plan")[0]["predicate"], record["measurement"]; before = self.place("plan-", raw, "plan", plan["pack"]["packDigest"], outsideSeed=plan.get("outsideSeed"))
         need(not before or not placed or (before[0] == placed[0] and before[1] < placed[1]), "planned after the fact")
         seed, part = plan["seed"], (record["plan"].get("seed") or {}).get("value")
         if plan.get("outsideSeed"): seed = int(sha(f"ucaudit-seed-v1\n{sha(raw)}\n{part}\n".encode())[:13], 16)

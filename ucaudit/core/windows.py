@@ -9,7 +9,6 @@ from typing import Final
 from ucaudit.core.digest import is_hex_digest
 from ucaudit.core.errors import CorpusError, InputError
 
-
 MAX_WINDOWS: Final = 1 << 24
 """Some twenty seconds of hashing. A text of 17 billion tokens has as many windows of 1,024."""
 

@@ -215,7 +215,9 @@ def check_seed(
     from ucaudit.evidence.seed import effective_seed, read_contribution  # most plans have a seed of their own
 
     said = read_contribution(contribution, envelope.digest)
-    judge_keys(signers, contribution, trust, "seed", said.created, result)
+    # A cosignature speaks for itself: whoever may plan may bring it along.
+    carried = ("plan",) if said.source == "witness" else ()
+    judge_keys(signers, contribution, trust, "seed", said.created, result, also=carried)
     _seed_value(record, effective_seed(envelope.digest, said.value), what, result)
     if (said.source, said.contributor, said.value) != (reference.source, reference.contributor, reference.value):
         differs = VerificationError("the record cites another contribution than it holds", subject=names.SEED)

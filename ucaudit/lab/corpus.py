@@ -237,9 +237,7 @@ def cut_windows(
         indexes = draw(available, n, seed, corpus.sha256)
     except CorpusError as error:
         text = f"too short: {n} windows of {seq_len} tokens are asked for, {len(ids)} tokens make {available}"
-        raise CorpusError(
-            text if available < n else error.message, subject=corpus.name, hint=error.hint
-        ) from error
+        raise CorpusError(text if available < n else error.message, subject=corpus.name, hint=error.hint) from error
     largest = max(int(ids.max()), bos if bos is not None else 0)
     if largest >= vocab_size:
         raise ModelError(

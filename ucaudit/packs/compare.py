@@ -66,7 +66,7 @@ def check_files(
 def _check_content(
     opened: OpenedPack, files: FileManifest, bundle: OpenBundle, record: Attestation, result: Verification
 ) -> None:
-    """What the record says of the pack and its files alone can answer is not believed: it is answered again here."""
+    """What the pack's files alone can answer is not taken from the record: it is answered again here."""
     from ucaudit.packs.codecs import open_source
 
     try:

@@ -195,5 +195,7 @@ def test_the_gate_needs_the_codec(setting, tmp_path, monkeypatch):
     monkeypatch.setattr("ucaudit.packs.codecs.open_source", absent)
     slugs, result = with_pack(setting, tmp_path, "pack")
     assert slugs == set()
-    apply_policy(result, Policy(claims=ClaimRules(ppl_ratio_max=2.0), measurement=MeasurementRules(n=30, seq_len=8)))
+    apply_policy(
+        result, Policy(claims=ClaimRules(ppl_ratio_max=2.0), measurement=MeasurementRules(n=30, seq_len=8))
+    )
     assert "format-checked" in {check.slug for check in result.failures}

@@ -44,7 +44,7 @@ def parse_allowed_signers(
     Args:
         data: its bytes.
         roles: the roles to give every key; the format has none.
-        predicate_types: what to trust every key for; None takes a line's namespaces, or all but seed if it has none.
+        predicate_types: what to trust every key for; None takes a line's namespaces, all but seed if none.
         subject: the file's name.
 
     Returns:

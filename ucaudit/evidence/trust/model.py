@@ -44,7 +44,7 @@ class Validity:
 
         Args:
             claimed: when it was signed, in the signer's own word: never before the window.
-            seen: the latest moment at which, by a trusted time, it must have existed; judged instead, if there is one.
+            seen: the latest moment at which, by a trusted time, it must have existed; judged if there is one.
         """
         if self.valid_from is not None and claimed < self.valid_from:
             return f"not valid before {show_time(self.valid_from)}"
