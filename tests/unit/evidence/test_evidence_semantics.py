@@ -135,7 +135,7 @@ def with_pack(setting, tmp_path, part, files=None, **members):
     def change(record):
         return record.model_copy(update={part: getattr(record, part).model_copy(update=members)})
 
-    path = make_bundle(setting, tmp_path / "b", change_record=change, pack_files=files)
+    path = make_bundle(setting, tmp_path / "b", planned=False, change_record=change, pack_files=files)
     for name, data in files.items():
         (tmp_path / "pack" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pack" / name).write_bytes(data)
