@@ -27,10 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, EXIT_UNAVAILABLE
+from ucaudit.core.stats.tolerance import FP32_TOLERANCE
 from ucaudit.core.tokenvalues import TokenValues
 from ucaudit.evidence.claims import window_differences
 from ucaudit.lab.measure import Measurement, measure
-from ucaudit.lab.measure_settings import FP32_TOLERANCE, device_class, tolerance
+from ucaudit.lab.measure_settings import device_class, tolerance
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.state import reconstruct_state
 

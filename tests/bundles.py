@@ -7,12 +7,13 @@ from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tinypack import tiny_bits, tiny_pack, tiny_state
+
 from ucaudit import __version__
-from ucaudit.core.digest import FileEntry, FileManifest, StateEntry, StateManifest, sha256_hex
+from ucaudit.core.digest import FileEntry, FileManifest, sha256_hex
 from ucaudit.core.files import write_bytes
 from ucaudit.core.records import (
     Attestation,
-    BitsPerWeight,
     Context,
     Corpus,
     Environment,
@@ -45,7 +46,7 @@ from ucaudit.evidence.trust import add_key, add_ledger
 
 SEED = BOOTSTRAP_SEED
 CORPUS_SHA256 = "d" * 64
-PACK_FILES = {"manifest.json": b"{}", "layer-00000.safetensors": b"weights", "notes/.hidden": b"?"}
+PACK_FILES = tiny_pack()
 TOOL = Tool(name="ucaudit", version=__version__)
 
 
@@ -123,13 +124,14 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             arithmetic_profile="ucq-f32-bf16/1",
             pack_digest=manifest.digest,
             files=len(manifest.entries),
-            bytes=100,
-            bits_per_weight=BitsPerWeight(nominal=5.0, compressed_on_disk=5.6, whole_on_disk=7.5),
+            bytes=sum(map(len, PACK_FILES.values())),
+            bits_per_weight=tiny_bits(),
             license="Apache-2.0",
             unclaimed_files=("notes/.hidden",),
             excluded=(),
             settings={"bits": 5, "group": 64},
             calibration=None,
+            matches_manifest="yes",
         ),
         reference=ReferenceIdentity(
             name="reference",
@@ -155,9 +157,12 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             corpus=Corpus(
                 name="evaluation.txt",
                 sha256=CORPUS_SHA256,
-                bytes=1000,
-                tokens=9000,
+                bytes=50 * values.n * (values.tokens + 1),
+                tokens=10 * values.n * (values.tokens + 1),
                 windows_available=10 * values.n,
+                text_column="text" if values.documents else None,
+                rows=f"0:{values.documents[-1] + 1}" if values.documents else None,
+                documents=values.documents[-1] + 1 if values.documents else None,
             ),
             tokenizer_digest="e" * 64,
             tokens_digest="f" * 64,
@@ -168,7 +173,7 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
             seed=42,
             dtype="fp32",
             scored_tokens=values.n * values.tokens,
-            tolerance=0.0,
+            tolerance=1e-5,  # that of fp32
             calibration_overlap="none-known",
             compute={"threads": 2},
             libraries={"torch": "2.13.0"},
@@ -187,6 +192,17 @@ def draft_record(values: TokenValues, value_files, *, manifest, state, ratio_max
     return draft.model_copy(
         update={"claims": claims, "determination": determine(claims, draft.exceptions, draft.created)}
     )
+
+
+def remeasured(corpus=None, **members):
+    """A ``change_record`` that replaces members of the measurement, and of its text (``corpus``)."""
+
+    def change(record: Attestation) -> Attestation:
+        text = record.measurement.corpus.model_copy(update=corpus or {})
+        measurement = record.measurement.model_copy(update={"corpus": text, **members})
+        return record.model_copy(update={"measurement": measurement})
+
+    return change
 
 
 def make_plan(setting: Setting, record: Attestation, *, enter=True, outside_seed=False):
@@ -227,9 +243,10 @@ def make_bundle(
     contribute=None,
     change_record=None,
     manifest: FileManifest | None = None,
+    pack_files=None,
     **changes,
 ) -> Path:
-    """Write a bundle. ``change_record(record)`` may lie before the record is signed.
+    """Write a bundle. ``change_record(record)`` may lie before the record is signed; ``pack_files`` are attested.
 
     ``manifest``: of the pack; by default that of the files that :func:`make_setting` writes.
 
@@ -237,8 +254,9 @@ def make_bundle(
     """
     values = values or make_values()
     if manifest is None:
-        manifest = FileManifest.build([FileEntry(name, sha256_hex(data)) for name, data in PACK_FILES.items()])
-    state = StateManifest.build([StateEntry("model.w", "BF16", (2, 3), "a" * 64)])
+        attested = pack_files or PACK_FILES
+        manifest = FileManifest.build([FileEntry(name, sha256_hex(data)) for name, data in attested.items()])
+    state = tiny_state()
     with names.staged(out) as stage:
         files = save(stage, values)
         record = draft_record(values, files, manifest=manifest, state=state, ratio_max=ratio_max, **changes)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinypack import tiny_pack
+
 HOSTILE = Path(__file__).parents[1] / "fixtures" / "hostile" / "bundles"
 GOOD = HOSTILE / "good"
-PACK_FILES = {"manifest.json": b"{}", "layer-00000.safetensors": b"weights", "notes/.hidden": b"?"}
+PACK_FILES = tiny_pack()
 SIGSTORE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 

@@ -131,6 +131,8 @@ def test_an_auditors_seed_and_a_witnessed_time(desk, place):
         "auditor",
         "--role",
         "auditor",
+        "--predicate",
+        "seed",
         place=place,
     )
     verified = good("verify", "bundle", "--trust", "trust.toml", "--json", place=place)

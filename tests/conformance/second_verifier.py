@@ -10,10 +10,10 @@ def need(holds, reason):
     if not holds: raise ValueError(reason)
 def sha(data): return hashlib.sha256(data).hexdigest()
 def when(text): return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+def inside(at, item, start="valid-from", end="valid-until"): return not (start in item and at < when(item[start]) or end in item and at > when(item[end]))
 def b64(text):
     plain = text if re.search(r"[+/]", text) else text.replace("-", "+").replace("_", "/")
-    need(base64.b64encode(data := base64.b64decode(plain, validate=True)).decode() == plain, "base64 in another spelling")
-    return data
+    return need(base64.b64encode(data := base64.b64decode(plain, validate=True)).decode() == plain, "base64 in another spelling") or data
 def strict(data):  # One JSON document with one meaning
     def pairs(items): return need(len(dict(items)) == len(items), "duplicate key") or dict(items)
     def number(kind): return lambda text: need(len(text) <= 40 and math.isfinite(float(text)), text[:9]) or kind(text)
@@ -40,8 +40,7 @@ class Verifier:
         self.names, self.keys = {entry.name for entry in entries}, {sha(b64(key["public-key"])): key for key in self.trust["key"]}
         self.loaded = {i: serialization.load_der_public_key(b64(key["public-key"])) for i, key in self.keys.items()}
     def read(self, name, limit=64 << 20):
-        need(name in self.names and (self.path / name).stat().st_size <= limit, f"{name} is missing or too large")
-        return (self.path / name).read_bytes()
+        return need(name in self.names and (at := self.path / name).stat().st_size <= limit, f"{name} is missing or too large") or at.read_bytes()
     def open(self, raw, kind):  # signature → exact types → strict JSON → members → keys
         outer = strict(raw)
         payload, found, name = b64(outer.pop("payload")), outer.pop("signatures"), outer.pop("payloadType").encode()
@@ -54,55 +53,49 @@ class Verifier:
             need(kind != "bundle" or not made or hint in ("", *made), "the closing statement's key hint was changed")
         need(signers and name == b"application/vnd.in-toto+json", f"{kind}: no trusted key signed it, or another payload type")
         statement, schema = strict(payload), json.loads((self.schemas / f"{kind}.schema.json").read_text())
-        types = (statement["_type"], statement["predicateType"])
-        need(types == ("https://in-toto.io/Statement/v1", f"urn:ucaudit:predicate:{kind}:v1"), f"{types}: another type")
+        need((statement["_type"], statement["predicateType"]) == ("https://in-toto.io/Statement/v1", f"urn:ucaudit:predicate:{kind}:v1"), "type")
         members(statement, schema, schema["$defs"])
         need(len({item["name"] for item in statement["subject"]}) == len(statement["subject"]), "a subject twice")
         claimed, role = when(statement["predicate"]["created"]), statement["predicate"].get("role")
-        for key in ({"valid-from": "1970-01-01T00:00:00Z", "valid-until": "9999-12-31T23:59:59Z"} | self.keys[i] for i in signers):
+        for key in map(self.keys.get, signers):
             need(kind in key.get("predicate-types", [kind]) and role in (None, *key.get("roles", [])), "wrong role or type")
-            need("revoked-at" not in key and when(key["valid-from"]) <= claimed <= when(key["valid-until"]), "revoked, or not valid then")
+            need("revoked-at" not in key and inside(claimed, key), "revoked, or not valid then")
         return statement, len(found)
     def place(self, prefix, raw, kind, pack, **facts):  # origin and index in a trusted ledger; None without a proof
-        ledgers = [item["vkey"].split("+", 2) for item in self.trust.get("ledger", []) if "revoked-at" not in item]
+        ledgers = [(item, *item["vkey"].split("+", 2)) for item in self.trust.get("ledger", []) if "revoked-at" not in item]
         if not {f"{prefix}ledger-proof", f"{prefix}ledger-entry.json"} <= self.names or not ledgers: return None
         said = strict(entry := self.read(f"{prefix}ledger-entry.json", 1 << 16))
         need(entry == json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(), "spelling")
-        when(said.pop("recordedAt")), said.pop("keyId", None)
+        at, _ = when(said.pop("recordedAt")), said.pop("keyId", None)
         facts |= {"kind": kind, "predicateType": f"urn:ucaudit:predicate:{kind}:v1", "packDigest": pack, "envelopeSha256": sha(raw)}
         need(said == {key: value for key, value in facts.items() if value}, "the ledger entry says something else than its record")
-        head, _, note = self.read(f"{prefix}ledger-proof", 1 << 20).decode().partition("\n\n")
-        text, _, tail = note.rpartition("\n\n")
+        head, _, note = self.read(f"{prefix}ledger-proof", 1 << 20).decode().partition("\n\n"); text, _, tail = note.rpartition("\n\n")
         (first, *lines), (origin, size, root) = head.split("\n"), text.split("\n")[:3]
         need(first == "c2sp.org/tlog-proof@v1" and tail.endswith("\n"), "not a proof")
         if lines[0].startswith("extra "): need(b64(lines.pop(0)[6:]) == entry, "the proof holds another entry")
         need(re.fullmatch("index (0|[1-9][0-9]*)", lines[0]) and re.fullmatch("[1-9][0-9]*", size), "index or size")
         signed = [line.removeprefix("\u2014 ").split(" ") for line in tail[:-1].split("\n")]  # name, base64(key id, signature)
-        need(any(name == who == origin and b64(sig)[:4].hex() == key_id and verifies(
+        need(any(inside(at, item) and name == who == origin and b64(sig)[:4].hex() == key_id and verifies(
             serialization.load_der_public_key(ED25519 + b64(key)[1:]), b64(sig)[4:], f"{text}\n".encode())
-            for name, key_id, key in ledgers for who, sig in signed), "no trusted ledger signed the checkpoint")
+            for item, name, key_id, key in ledgers for who, sig in signed), "no trusted ledger signed the checkpoint")
         node, last, value = int(lines[0][6:]), int(size) - 1, hashlib.sha256(b"\x00" + entry).digest()
         need(node <= last, "index beyond the tree")
         for sibling in map(b64, lines[1:]):  # RFC 9162, 2.1.3.2
             need(last and len(sibling) == 32, "the path is too long")
-            left = node & 1 or node == last
-            value = hashlib.sha256(b"\x01" + (sibling + value if left else value + sibling)).digest()
+            left = node & 1 or node == last; value = hashlib.sha256(b"\x01" + (sibling + value if left else value + sibling)).digest()
             while left and node and not node & 1: node, last = node >> 1, last >> 1
-            node, last = node >> 1, last >> 1
+            node >>= 1; last >>= 1
         need(last == 0 and value == b64(root), "the path does not lead to the root")
         return origin, int(lines[0][6:])
     def verify(self, pack=None):
         statement, _ = self.open(raw := self.read(RECORD, 16 << 20), "attestation")
-        record, digest, plan = statement["predicate"], sha(raw), statement["predicate"]["plan"]
-        chain = self.read(CHAIN).splitlines(keepends=True) if CHAIN in self.names else [raw]
-        need(chain[0] == raw and len(set(chain)) == len(chain) <= 101, "the chain starts with another record, or repeats")
+        record, digest, plan = (said := statement["predicate"]), sha(raw), said["plan"]
+        chain = self.read(CHAIN).splitlines(keepends=True) if CHAIN in self.names else [raw]; need(chain[0] == raw and len(set(chain)) == len(chain) <= 101, "the chain starts with another record, or repeats")
         if "attestation.sigstore.json" in self.names:
-            form, bare = strict(self.read("attestation.sigstore.json")), json.loads(raw)
-            need(b64(form["verificationMaterial"].pop("publicKey")["hint"]).hex() in self.keys, "sigstore key hint")
+            form, bare = strict(self.read("attestation.sigstore.json")), json.loads(raw); need(b64(form["verificationMaterial"].pop("publicKey")["hint"]).hex() in self.keys, "sigstore key hint")
             frame = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "verificationMaterial": {"tlogEntries": []}}
             need(form == frame | {"dsseEnvelope": bare | {"signatures": [bare["signatures"][0] | {"keyid": ""}]}}, "sigstore form")
-        cited = {item["name"]: item["sha256"] for item in record["measurement"]["valueFiles"]}
-        need(set(cited) == set(VALUES) and len(record["measurement"]["valueFiles"]) == 3, "value files that are cited")
+        cited = {item["name"]: item["sha256"] for item in record["measurement"]["valueFiles"]}; need(set(cited) == set(VALUES) and len(record["measurement"]["valueFiles"]) == 3, "value files that are cited")
         cited |= {"pack.SHA256SUMS": record["pack"]["packDigest"], "STATE": record["reconstruction"]["stateDigest"],
                   "reference.SHA256SUMS": record["reference"]["filesDigest"]} | ({PLAN: plan["envelopeDigest"]} if plan else {})
         for name, expected in cited.items(): need(sha(self.read(name, 1 << 29)) == expected, f"{name} is another file")
@@ -112,7 +105,7 @@ class Verifier:
         need({"pack.SHA256SUMS", "STATE"} <= set(named), "subjects")
         need(not pack or files == {str(path.relative_to(pack)): sha(path.read_bytes()) for path in pathlib.Path(pack).rglob("*")
                                    if path.is_file()}, "the pack has other files")
-        figures(record, {name: tensors(self.read(name, 1 << 29), VALUES[name]) for name in VALUES})
+        pack and described(record, pathlib.Path(pack)); figures(record, {name: tensors(self.read(name, 1 << 29), VALUES[name]) for name in VALUES})
         placed = self.place("", raw, "attestation", record["pack"]["packDigest"], determination=record["determination"],
                             planSha256=plan and plan["envelopeDigest"])
         if plan: self.planned(record, placed, plan["deviations"])
@@ -120,14 +113,12 @@ class Verifier:
             said, marks = self.open(line, "endorsement")
             need(marks == 1 and said["subject"] == [{"name": RECORD, "digest": {"sha256": digest}}]
                  and said["predicate"]["attestationDigest"] == digest, "endorses another record")
-        closing = self.open(self.read(CLOSING, 16 << 20), "bundle")[0]
-        listed, said = {item["name"]: item["digest"]["sha256"] for item in closing["subject"]}, closing["predicate"]
+        closing = self.open(self.read(CLOSING, 16 << 20), "bundle")[0]; listed, said = {item["name"]: item["digest"]["sha256"] for item in closing["subject"]}, closing["predicate"]
         need(listed == {name: sha(self.read(name, 1 << 29)) for name in self.names - {CLOSING, "bundle.tsr"}}
              and (len(listed), digest) == (said["files"], said["attestationDigest"]), "files were changed, added or removed")
         return record["determination"]
     def planned(self, record, placed, declared):
-        plan, measured = self.open(raw := self.read(PLAN, 16 << 20), "plan")[0]["predicate"], record["measurement"]
-        before = self.place("plan-", raw, "plan", plan["pack"]["packDigest"], outsideSeed=plan.get("outsideSeed"))
+        plan, measured = self.open(raw := self.read(PLAN, 16 << 20), "plan")[0]["predicate"], record["measurement"]; before = self.place("plan-", raw, "plan", plan["pack"]["packDigest"], outsideSeed=plan.get("outsideSeed"))
         need(not before or not placed or (before[0] == placed[0] and before[1] < placed[1]), "planned after the fact")
         seed, part = plan["seed"], (record["plan"].get("seed") or {}).get("value")
         if plan.get("outsideSeed"): seed = int(sha(f"ucaudit-seed-v1\n{sha(raw)}\n{part}\n".encode())[:13], 16)
@@ -138,6 +129,11 @@ class Verifier:
             (record["pack"]["packDigest"], measured["seed"], measured, measured["corpus"]["sha256"], record["claims"])))
         for name in promised.keys() | done:
             need(promised.get(name) == done.get(name) or any(x.startswith(f"{name}: ") for x in declared), f"not as planned: {name}")
+def described(record, pack):  # What the record says of a ucq pack: codec, bits a weight, published state
+    told, bits, says = strict((pack / "manifest.json").read_bytes()), record["pack"]["bitsPerWeight"], record["reconstruction"]
+    need((told["codec"], told["arithmeticProfile"]) == (record["pack"]["codec"], record["pack"]["arithmeticProfile"]) and all(
+        abs(bits[name] - told["bitsPerWeight"][name]) <= 1e-3 for name in bits) and (sha((pack / "STATE").read_bytes())
+        == says["stateDigest"]) == (says["matchesPublished"] == "yes") and says["matchesPublished"] != "none-published", "not what the pack says")
 def tensors(data, wanted):  # A safetensors file without a gap, an overlap or a tensor too many
     header, body = strict(data[8 : (end := 8 + struct.unpack("<Q", data[:8])[0])].rstrip(b" ")), data[end:]
     wanted = wanted | {"window": "q"} | {name: "q" for name in header if name == "document"}
@@ -173,8 +169,11 @@ def figures(record, files):  # Ratio, KL, intervals, verdicts and determination 
     sizes = [len([*group]) for _, group in itertools.groupby(held)] if (many := len(set(held)) > 1) else [1] * n
     need(others == [held] * 2 == [sorted(map(abs, held))] * 2 and results.get("documents") == (len(sizes) if many else None), "documents")
     def rank(i): return hashlib.sha256(f"{measured['seed']}\n{corpus['sha256']}\n{i}".encode()).digest()
-    need([*reference["window"]] == [*pack["window"]] == windows == sorted(sorted(range(corpus["windowsAvailable"]), key=rank)[:n]), "draw")
+    need(corpus["windowsAvailable"] <= 1 << 24 and [*reference["window"]] == [*pack["window"]] == windows == sorted(sorted(range(corpus["windowsAvailable"]), key=rank)[:n]), "draw")
     a, b, kl, t = reference["logprob"], pack["logprob"], pair["kl"], len(pair["kl"]) // n
+    need((t, measured["scoredTokens"]) == (measured["seqLen"] - (measured["bos"] == "none"), n * t) and (corpus.get("documents") is None)
+         == ("document" not in pair) and (corpus.get("rows") or corpus["tokens"] <= corpus["bytes"] + 1), "windows, scored tokens or documents")
+    need(corpus["windowsAvailable"] == corpus["tokens"] // measured["seqLen"] and measured["tolerance"] >= (1e-5 if measured["dtype"] == "fp32" else 3 * 0.065 / math.sqrt(n * t)), "tolerance")
     need(len(a) == len(b) == n * t and all(map(math.isfinite, [*a, *b, *kl])) and max(*a, *b) <= 1e-5 and min(kl) >= -1e-5
          and max(pair["top1"]) <= 1, "values that no measurement gives")
     means = ([math.fsum(x[i : i + t]) / t for i in range(0, n * t, t)] for x in ([p - q for p, q in zip(a, b)], kl))

@@ -96,11 +96,9 @@ print([name for name in sys.modules if name.split(".")[0] in ours and sys.module
 def test_both_say_the_same_of_every_case(name, tmp_path):
     laid = lay(name, tmp_path)
     if laid.case.get("command") == "gate":
-        expected = name != "from-the-future" and name != "too-old"
-        assert ours(laid.bundle, laid.trust) and theirs(
-            laid.bundle, laid.trust
-        )  # the policy refuses, not the evidence
-        assert expected == (laid.case["expect"]["exit"] == 0)
+        # the policy refuses, not the evidence
+        assert ours(laid.bundle, laid.trust)
+        assert theirs(laid.bundle, laid.trust)
         return
     pack = laid.pack if "pack" in laid.case else None
     expected = laid.case["expect"]["exit"] == 0

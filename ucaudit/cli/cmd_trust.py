@@ -39,7 +39,12 @@ def trust() -> None:
 @click.option("--key", "key_path", type=click.Path(path_type=Path), help="Public key (.pub) to trust.")
 @click.option("--principal", help="Whose key it is, for example an e-mail address.")
 @click.option("--role", "roles", multiple=True, help="Role of the key: developer, validator, … (repeatable).")
-@click.option("--predicate", "predicates", multiple=True, help="Only for this type of record (repeatable).")
+@click.option(
+    "--predicate",
+    "predicates",
+    multiple=True,
+    help="Only for this type of record (repeatable); all but seed if absent.",
+)
 @_window[0]
 @_window[1]
 @click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), help="Trust this ledger's checkpoint key.")
@@ -103,7 +108,7 @@ def add(
             key,
             principal,
             roles=roles,
-            predicate_types=predicates or library.PREDICATES,
+            predicate_types=predicates or library.DEFAULT_PREDICATES,
             valid_from=valid_from,
             valid_until=valid_until,
         )

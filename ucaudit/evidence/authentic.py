@@ -76,6 +76,7 @@ def judge_keys(
     result: Verification,
     *,
     role: str | None = None,
+    also: tuple[str, ...] = (),
 ) -> tuple[TrustedKey, ...]:
     """Judge the keys that made a record: type of record, role, validity, revocation.
 
@@ -87,6 +88,7 @@ def judge_keys(
         created: when the record says it was made.
         result: gets a check for every key, and one about the time.
         role: the role in which the record says it was signed, if it says so.
+        also: further types, of which a key may be trusted for one instead of for ``kind``.
 
     Returns:
         The entries that count.
@@ -103,7 +105,8 @@ def judge_keys(
     good = []
     for key in signers:
         entry = trust.entry(key)
-        objection = entry.objection(kind, claimed, seen)
+        counts_as = next((name for name in (kind, *also) if name in entry.predicate_types), kind)
+        objection = entry.objection(counts_as, claimed, seen)
         if objection is None and role is not None and role not in entry.roles:
             objection = f"not trusted in the role {role} (the trust file says {roles_text(entry)})"
         problem = None

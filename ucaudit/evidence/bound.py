@@ -31,6 +31,7 @@ from ucaudit.evidence.claims import (
     differences,
     judge_all,
     ratio_sample,
+    tolerance_to_judge_by,
 )
 
 SUMMARY_FILE: Final = "measurement.json"
@@ -156,7 +157,7 @@ def rederive(
     shown = again
     if confidence is not None and confidence != signed.ratio.confidence:
         shown = compute_results(values, confidence=confidence, seed=signed.bootstrap_seed)
-    tolerance = record.measurement.tolerance
+    tolerance = tolerance_to_judge_by(record.measurement, values)
     return Bound(
         results=shown,
         record=record,

@@ -12,6 +12,7 @@ from ucaudit.core.records import (
     Claim,
     Determination,
     Interval,
+    Measurement,
     Percentile,
     PlannedClaim,
     PolicyExceptionRecord,
@@ -28,6 +29,7 @@ from ucaudit.core.stats import (
     design_effect,
     judge_at_most,
     minimum_detectable_drift,
+    numerical_tolerance,
     percentile,
     standard_deviation,
     t_interval,
@@ -122,12 +124,22 @@ def compute_results(values: TokenValues, *, confidence: float, seed: int) -> Res
     )
 
 
+def least_tolerance(measurement: Measurement, values: TokenValues) -> float:
+    """The numerical tolerance on ln ratio, nats, that the compute type calls for."""
+    return numerical_tolerance(measurement.dtype, values.n * values.tokens)
+
+
+def tolerance_to_judge_by(measurement: Measurement, values: TokenValues) -> float:
+    """The record's own tolerance, but never less than its compute type calls for: a smaller one would flatter."""
+    return max(measurement.tolerance, least_tolerance(measurement, values))
+
+
 def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, values: TokenValues) -> Claim:
     """Judge one claim.
 
     Args:
         planned: metric, threshold, confidence.
-        record: for what no per-token value says: bits a weight, drifted tensors, the numerical tolerance.
+        record: for what no per-token value says: bits a weight, drifted tensors, how it was computed.
         results: of ``values`` at the same confidence.
         values: for the windows' own figures.
 
@@ -137,12 +149,13 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
     interval: Interval | None = None
     threshold = planned.threshold
     _require_judgeable(planned)
+    tolerance = tolerance_to_judge_by(record.measurement, values)
     if planned.metric == "pplRatio":
         judgement = judge_at_most(
             ratio_sample(values),
             math.log(threshold),
             [_log(results.ratio), _log(results.ratio_bootstrap)],
-            tolerance=record.measurement.tolerance,
+            tolerance=tolerance,
         )
         observed, interval = results.ratio.estimate, results.ratio
     elif planned.metric == "meanKl":
@@ -150,7 +163,7 @@ def judge_planned(planned: PlannedClaim, record: Attestation, results: Results, 
             kl_sample(values),
             threshold,
             [_plain(results.kl), _plain(results.kl_bootstrap)],
-            tolerance=record.measurement.tolerance,
+            tolerance=tolerance,
         )
         observed, interval = results.kl.estimate, results.kl
     elif planned.metric == "top1Agreement":

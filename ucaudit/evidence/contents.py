@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING
 
 from ucaudit.core.digest import sha256_file
 from ucaudit.core.errors import CorpusError, DigestMismatchError, VerificationError
@@ -16,10 +16,17 @@ from ucaudit.core.windows import draw
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, cited, closing_differences
 from ucaudit.evidence.checks import Verification
-from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, determine, differences, judge_all
+from ucaudit.evidence.claims import (
+    BOOTSTRAP_SEED,
+    compute_results,
+    determine,
+    differences,
+    judge_all,
+    least_tolerance,
+)
 
-_MAX_DRAW: Final = 1_000_000
-"""A second of hashing; a text of a gigabyte has fewer windows of 1,024 tokens."""
+if TYPE_CHECKING:
+    from ucaudit.core.tokenvalues import TokenValues
 
 
 def check_contents(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
@@ -149,9 +156,13 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     what = "signed figures against the per-token files"
     fine = f"{len(values.windows)} windows re-derived to 12 digits"
     result.add("figures", what, problem, fine, level="re-derivable")
-    if len(values.windows) != record.measurement.n:
-        short = VerificationError(f"n is {record.measurement.n}, the files hold {len(values.windows)}", subject="n")
-        result.add("sample-size", "n against the per-token files", short, "", level="re-derivable")
+    _sizes(record, values, result)
+    _documents(record, values, result)
+    least = least_tolerance(record.measurement, values)
+    if record.measurement.tolerance < least:
+        text = f"{record.measurement.tolerance:g}, {record.measurement.dtype} calls for {least:.3g} at least"
+        narrow = VerificationError(text, subject="measurement.tolerance")
+        result.add("tolerance", "the numerical tolerance of the verdicts", narrow, "", level="re-derivable")
     _draw(record, values.windows, result)
     claims = judge_all(record, again, values)
     wrong = [
@@ -174,14 +185,67 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
     result.add("determination", what, problem, record.determination, level="re-derivable")
 
 
+def _sizes(record: Attestation, values: TokenValues, result: Verification) -> None:
+    """The windows' number and length against the per-token files, and the text's size against both.
+
+    Policies ask for windows of some length; a record that names another one than was scored would answer falsely.
+    """
+    measured, corpus = record.measurement, record.measurement.corpus
+    # Without a BOS token in front, a window's first token has no context and is not scored.
+    scored = measured.seq_len - (measured.bos == "none")
+    wrong = []
+    if values.n != measured.n:
+        wrong.append(f"n is {measured.n}, the files hold {values.n}")
+    if values.tokens != scored:
+        wrong.append(f"windows of {measured.seq_len} tokens score {scored}, the files hold {values.tokens} each")
+    if measured.scored_tokens != values.n * values.tokens:
+        wrong.append(f"{measured.scored_tokens} scored tokens, the files hold {values.n * values.tokens}")
+    problem = VerificationError("; ".join(wrong), subject="measurement") if wrong else None
+    what = "number and length of the windows against the per-token files"
+    fine = f"{values.n} windows of {values.tokens} scored tokens"
+    result.add("sample-size", what, problem, fine, level="re-derivable")
+
+    wrong = []
+    if corpus.windows_available != corpus.tokens // measured.seq_len:
+        wrong.append(
+            f"{corpus.tokens} tokens make {corpus.tokens // measured.seq_len} windows of {measured.seq_len}, "
+            f"the record says {corpus.windows_available}"
+        )
+    if corpus.rows is None and corpus.tokens > corpus.bytes + 1:  # a file with rows may be compressed
+        wrong.append(f"{corpus.tokens} tokens in {corpus.bytes} bytes of text")
+    problem = VerificationError("; ".join(wrong), subject="measurement.corpus") if wrong else None
+    what = "the text's windows against its tokens and bytes"
+    fine = f"{corpus.windows_available} windows in {corpus.tokens} tokens"
+    result.add("corpus-size", what, problem, fine)
+
+
+def _documents(record: Attestation, values: TokenValues, result: Verification) -> None:
+    """Windows of one document are one unit: whoever leaves the documents out turns a few units into many."""
+    corpus, found = record.measurement.corpus, values.documents
+    if corpus.documents is None and found is None:
+        return
+    wrong = None
+    if found is None:
+        wrong = f"the text has {corpus.documents}, the files do not say which a window comes from"
+    elif corpus.documents is None:
+        wrong = "the files name some, the record says that the text has none"
+    elif len(set(found)) > corpus.documents:
+        wrong = f"the files name {len(set(found))}, the text has {corpus.documents}"
+    elif corpus.rows is not None:
+        first, end = (int(part) for part in corpus.rows.split(":"))
+        if not first <= found[0] <= found[-1] < end:
+            wrong = f"the files name rows {found[0]} to {found[-1]}, the text's are {corpus.rows}"
+    problem = VerificationError(wrong, subject="documents") if wrong else None
+    what = "the windows' documents against the text's"
+    fine = f"windows of {len(set(found or ()))} among {corpus.documents}"
+    result.add("documents", what, problem, fine, level="re-derivable")
+
+
 def _draw(record: Attestation, windows: Sequence[int], result: Verification) -> None:
     """The windows that were scored must be those that seed and text give, or the seed would mean nothing."""
     measured = record.measurement
     available, seed = measured.corpus.windows_available, measured.seed
     what = "the windows against the draw by seed and text"
-    if available > _MAX_DRAW:
-        result.remark("draw", "not-checked", what, f"{available} windows to draw from, at most {_MAX_DRAW} here")
-        return
     problem: VerificationError | None = None
     try:
         other = sorted(set(windows) ^ set(draw(available, measured.n, seed, measured.corpus.sha256)))

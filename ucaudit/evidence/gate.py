@@ -35,7 +35,7 @@ def apply_policy(verification: Verification, policy: Policy, *, at: datetime | N
     rule = _Rules(verification)
     _freshness(record, policy, moment, rule)
     _signers(verification, policy, rule)
-    _pins(record, policy, rule)
+    _pins(record, verification, policy, rule)
     _strength(record, verification, policy, rule)
     _history(record, verification, policy, rule)
     values = verification.values
@@ -129,7 +129,7 @@ def _signers(verification: Verification, policy: Policy, rule: _Rules) -> None:
         rule("trusted-time", "a trusted time of signing", seen is not None, "none in the evidence", str(seen))
 
 
-def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
+def _pins(record: Attestation, verification: Verification, policy: Policy, rule: _Rules) -> None:
     pin, found = policy.reference.state_digest, record.reference.state_digest
     if pin is None:
         rule.remark("reference", "warn", "the reference", "not pinned by the policy: a degraded one would flatter")
@@ -171,6 +171,10 @@ def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
             f"{codec} is not among {', '.join(allowed)}",
             f"{codec}, profile {record.pack.arithmetic_profile}",
         )
+    for check in verification.checks:
+        if check.slug == "pack-format" and check.status == "not-checked":
+            # The codec and the bits a weight would be the signer's word, with the pack in hand.
+            rule("format-checked", check.what, False, check.detail, "")
     excluded = sorted(set(record.pack.excluded) - set(policy.gate.exclude))
     rule(
         "excludes",
@@ -184,7 +188,8 @@ def _pins(record: Attestation, policy: Policy, rule: _Rules) -> None:
 def _strength(record: Attestation, verification: Verification, policy: Policy, rule: _Rules) -> None:
     rules, measured = policy.measurement, record.measurement
     seed, passed = measured.seed, {check.slug for check in verification.checks if check.status == "pass"}
-    outside = {"seed", "seed-source"} <= passed
+    # Outside the ledger a contributor could give many seeds, and the signer use the one that pleases.
+    outside = {"seed", "seed-source", "seed-ledger", "plan-seed-order", "seed-order"} <= passed
     rule(
         "seed",
         "the seed that chose the windows",
@@ -233,6 +238,14 @@ def _history(record: Attestation, verification: Verification, policy: Policy, ru
             {"plan", "plan-ledger"} <= passed,
             "no plan was proven in a trusted ledger",
             "proven",
+        )
+        # Without the result's own entry nothing shows that the plan was there first.
+        rule(
+            "plan-first",
+            "the plan before the result",
+            "plan-order" in passed,
+            "the ledger does not show that the plan was entered first",
+            "entered first",
         )
         strayed = record.plan.deviations if record.plan else ()
         rule("plan-kept", "deviations from the plan", not strayed, "; ".join(strayed), "none")

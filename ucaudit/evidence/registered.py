@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ucaudit.core.errors import LedgerInconsistentError, UntrustedKeyError, VerificationError
-from ucaudit.core.records import Attestation, Plan, SeedReference
+from ucaudit.core.records import Attestation, Plan, SeedReference, parse_time
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.authentic import find_signers, judge_keys
 from ucaudit.evidence.bundle import OpenBundle
@@ -83,9 +83,18 @@ def check_entry(
         except VerificationError as error:
             problem = error
         else:
-            result.add(slug, what, None, f"index {proven.index} of {proven.size} in {proven.origin}")
             note = LedgerProof.parse(data, subject=proof).checkpoint
-            return Placed(proven, _witnessed(note, ledger.vkey, proof, slug, envelope.digest, trust, result))
+            witnessed = _witnessed(note, ledger.vkey, proof, slug, envelope.digest, trust, result)
+            time = result.times.seen(envelope.digest)
+            objection = ledger.validity.objection(
+                parse_time(parsed.recorded_at), time.moment if time is not None else None
+            )
+            if objection is not None:
+                late = UntrustedKeyError(f"its key was {objection}", subject=f"ledger {ledger.origin}")
+                result.add(slug, what, late, "")
+                return None
+            result.add(slug, what, None, f"index {proven.index} of {proven.size} in {proven.origin}")
+            return Placed(proven, witnessed)
     result.add(slug, what, problem, "")
     return None
 
@@ -158,7 +167,9 @@ def check_order(earlier: Placed | None, later: Placed | None, kinds: tuple[str, 
         late += "planned after the fact" if before == "plan" else "added after the fact"
         problem = LedgerInconsistentError(late, subject=before)
     what = f"the {before}'s ledger entry against the {after}'s"
-    result.add(f"{before}-order", what, problem, f"{first.index} before {second.index}")
+    # "plan-order" is the plan's before the result: the seed's place in between has a name of its own.
+    slug = "plan-seed-order" if kinds == ("plan", "seed") else f"{before}-order"
+    result.add(slug, what, problem, f"{first.index} before {second.index}")
 
 
 def check_seed(
@@ -204,18 +215,22 @@ def check_seed(
     from ucaudit.evidence.seed import effective_seed, read_contribution  # most plans have a seed of their own
 
     said = read_contribution(contribution, envelope.digest)
-    judge_keys(signers, contribution, trust, "seed", said.created, result)
+    # A cosignature speaks for itself: whoever may plan may bring it along.
+    carried = ("plan",) if said.source == "witness" else ()
+    judge_keys(signers, contribution, trust, "seed", said.created, result, also=carried)
     _seed_value(record, effective_seed(envelope.digest, said.value), what, result)
     if (said.source, said.contributor, said.value) != (reference.source, reference.contributor, reference.value):
         differs = VerificationError("the record cites another contribution than it holds", subject=names.SEED)
         result.add("seed-reference", "the record's words on the seed", differs, "")
     what = "who fixed the seed"
     if said.source == "nonce":
-        own = {key.key_id for key in (*envelope.signers(signers), *bundle.attestation.signers(signers))}
+        made = (*envelope.signers(trust.public_keys), *bundle.attestation.signers(trust.public_keys))
+        own = {trust.entry(key).person for key in made} & {trust.entry(key).person for key in signers}
         insider = UntrustedKeyError(
-            "the seed was contributed by the key that made the plan: no outside party", subject=names.SEED
+            "the seed was contributed by a principal that made the plan or the record: no outside party",
+            subject=names.SEED,
         )
-        fine = f"{said.contributor}, by a key that made neither plan nor record"
+        fine = f"{said.contributor}, by a principal that made neither plan nor record"
         result.add("seed-source", what, insider if own else None, fine)
     else:
         _seed_from_witness(reference, planned, what, result)

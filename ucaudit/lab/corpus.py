@@ -255,11 +255,8 @@ def cut_windows(
     try:
         indexes = draw(available, n, seed, corpus.sha256)
     except CorpusError as error:
-        raise CorpusError(
-            f"too short: {n} windows of {seq_len} tokens are asked for, {len(ids)} tokens make {available}",
-            subject=corpus.name,
-            hint=error.hint,
-        ) from error
+        text = f"too short: {n} windows of {seq_len} tokens are asked for, {len(ids)} tokens make {available}"
+        raise CorpusError(text if available < n else error.message, subject=corpus.name, hint=error.hint) from error
     largest = max(int(ids.max()), bos if bos is not None else 0)
     if largest >= vocab_size:
         raise ModelError(

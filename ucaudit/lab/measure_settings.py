@@ -7,7 +7,6 @@ torch promises equal results on the same software and hardware only. So the reco
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from ucaudit.core.errors import DeviceUnavailableError, InputError, UnavailableError, missing_extra
+from ucaudit.core.stats import numerical_tolerance
 
 try:
     import torch
@@ -24,10 +24,6 @@ except ImportError as error:
 
 Dtype = Literal["fp32", "bf16"]
 DTYPES: Final[dict[str, torch.dtype]] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-FP32_TOLERANCE: Final = 1e-5
-BF16_TOKEN_NOISE: Final = 0.065
-"""Nats per token between two bf16 implementations of one model, measured; see docs/measuring-runs.md."""
-
 LIBRARIES: Final = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 _WORKSPACE: Final = "CUBLAS_WORKSPACE_CONFIG"
 _FPMATH: Final = "DNNL_DEFAULT_FPMATH_MODE"
@@ -196,12 +192,6 @@ def tolerance(settings: ComputeSettings, tokens: int, *, same_stack: bool = Fals
             bit, and so must ln ratio.
 
     Returns:
-        0 on the same stack; else 1e-5 in fp32, and 3 · 0.065 / sqrt(tokens) in bf16, three standard errors of the
-        mean of per-token noise.
+        0 on the same stack; else :func:`ucaudit.core.stats.numerical_tolerance`.
     """
-    return 0.0 if same_stack else dtype_tolerance(settings.dtype, tokens)
-
-
-def dtype_tolerance(dtype: str, tokens: int) -> float:
-    """:func:`tolerance` on another machine, from the dtype alone."""
-    return FP32_TOLERANCE if dtype == "fp32" else 3 * BF16_TOKEN_NOISE / math.sqrt(tokens)
+    return 0.0 if same_stack else numerical_tolerance(settings.dtype, tokens)

@@ -20,6 +20,7 @@ from ucaudit.core.errors import (
 )
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Attestation
+from ucaudit.core.stats import numerical_tolerance
 from ucaudit.core.tokenvalues import TokenValues, load
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle
@@ -27,7 +28,6 @@ from ucaudit.evidence.checks import Verification
 from ucaudit.evidence.spots import SpotDraw, compare_values, describe_chance, select
 from ucaudit.lab.measure import measure_planned
 from ucaudit.lab.measure_plan import MeasurementPlan, plan_measurement
-from ucaudit.lab.measure_settings import dtype_tolerance
 from ucaudit.lab.texts import load_corpus
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.opened import open_pack
@@ -278,7 +278,7 @@ def _check_windows(
     windows = models[2].windows.drawn
     scored = measured.n * signed.tokens
     # The record's tolerance is the signer's word: a generous one would let invented values pass.
-    tolerance = min(measured.tolerance, dtype_tolerance(measured.dtype, scored))
+    tolerance = min(measured.tolerance, numerical_tolerance(measured.dtype, scored))
     try:
         with tempfile.TemporaryDirectory(prefix="ucaudit-spots-") as directory:
             again = measure_planned(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from ucaudit.core.digest import FileManifest
 from ucaudit.core.errors import (
@@ -20,11 +22,22 @@ from ucaudit.evidence.bundle import ATTESTATION, OpenBundle, open_bundle
 from ucaudit.evidence.verify import Verification
 from ucaudit.packs.opened import OpenedPack, open_pack
 
+if TYPE_CHECKING:
+    from ucaudit.packs.codecs import TensorSource
+
+_FORMAT: Final = "codec and bits a weight against the pack"
+
 
 def check_files(
     bundle: OpenBundle, record: Attestation, pack: Path, result: Verification, progress: Progress = SILENT
 ) -> None:
-    """Compare every file of a pack with ``pack.SHA256SUMS``: each changed, missing or added file is named."""
+    """Compare every file of a pack with ``pack.SHA256SUMS``: each changed, missing or added file is named.
+
+    If they agree, what the record says of the pack's format, size, manifest and published state is compared too.
+
+    Raises:
+        InputError: the files are the attested ones, and are no well-formed pack.
+    """
     opened = open_pack(pack, excludes=record.pack.excluded)
     expected = bundle.pack_manifest().by_path()
     progress.start(opened.total_bytes, "bytes", "hashing the pack")
@@ -47,21 +60,53 @@ def check_files(
     result.add("pack-files", "the pack's files against pack.SHA256SUMS", problem, fine, level="re-measured")
 
     if problem is None:
-        _check_manifest(opened, files, record, result)
+        _check_content(opened, files, bundle, record, result)
 
 
-def _check_manifest(opened: OpenedPack, files: FileManifest, record: Attestation, result: Verification) -> None:
-    """What the record says of the pack's own manifest is a question of files alone: it is answered again here."""
+def _check_content(
+    opened: OpenedPack, files: FileManifest, bundle: OpenBundle, record: Attestation, result: Verification
+) -> None:
+    """What the pack's files alone can answer is not taken from the record: it is answered again here."""
     from ucaudit.packs.codecs import open_source
 
-    what = "the pack's files against its own manifest"
     try:
-        with open_source(opened) as source:
-            found = tuple(source.contradicted_claims(files)[:1000])
-            says = "no-manifest" if not source.has_manifest else "no" if found else "yes"
-    except (InputError, UnavailableError) as error:
-        result.remark("pack-manifest", "not-checked", what, f"the pack does not open: {error}")
+        source = open_source(opened)
+    except UnavailableError as error:
+        result.remark("pack-format", "not-checked", _FORMAT, f"the pack cannot be opened here: {error}")
         return
+    with source:
+        _check_format(source, record, result)
+        _check_manifest(source, files, record, result)
+        _check_published(source, bundle, record, result)
+
+
+def _check_format(source: TensorSource, record: Attestation, result: Verification) -> None:
+    said, counted = record.pack, source.bits_per_weight()
+    facts: list[tuple[str, str | int | float | None, str | int | float | None]] = [
+        ("codec", said.codec, source.codec),
+        ("codec version", said.codec_version, source.codec_version),
+        ("arithmetic profile", said.arithmetic_profile, source.arithmetic_profile),
+        ("bytes", said.bytes, source.pack.total_bytes),
+    ]
+    facts += [
+        (f"bits a weight, {name.replace('_', ' ')}", getattr(said.bits_per_weight, name), getattr(counted, name))
+        for name in type(counted).model_fields
+    ]
+    wrong = [
+        f"{name}: the record says {signed}, the pack has {found}"
+        for name, signed, found in facts
+        if signed != found
+        and not (isinstance(signed, float) and isinstance(found, float) and math.isclose(signed, found))
+    ]
+    problem = VerificationError("; ".join(wrong), subject=source.pack.name) if wrong else None
+    fine = f"{source.codec}, profile {source.arithmetic_profile}, {counted.whole_on_disk:.4g} bits a weight in all"
+    result.add("pack-format", _FORMAT, problem, fine, level="re-measured")
+
+
+def _check_manifest(source: TensorSource, files: FileManifest, record: Attestation, result: Verification) -> None:
+    what = "the pack's files against its own manifest"
+    found = tuple(source.contradicted_claims(files)[:1000])
+    says = "no-manifest" if not source.has_manifest else "no" if found else "yes"
     signed = (record.pack.matches_manifest, record.pack.contradictions)
     if signed == ("no-manifest", ()) and says == "yes":
         result.remark("pack-manifest", "warn", what, "they agree; the record does not speak of it")
@@ -69,9 +114,31 @@ def _check_manifest(opened: OpenedPack, files: FileManifest, record: Attestation
     problem = None
     if signed != (says, found):
         told = found[0] if found else f"found {says}, the record says {record.pack.matches_manifest}"
-        problem = VerificationError(f"not what the record says: {told}", subject=opened.name)
+        problem = VerificationError(f"not what the record says: {told}", subject=source.pack.name)
     fine = {"yes": "they agree", "no": f"{len(found)} contradicted, as recorded", "no-manifest": "it has none"}
     result.add("pack-manifest", what, problem, fine[says], level="re-measured")
+
+
+def _check_published(source: TensorSource, bundle: OpenBundle, record: Attestation, result: Verification) -> None:
+    """The state that the pack publishes against ``STATE``, which ``--full`` compares with the tensors."""
+    what = "the state that the pack publishes against the record"
+    if result.found_by("artefact"):
+        result.remark("published-state", "not-checked", what, "the bundle's files are not the signed ones")
+        return
+    published, said = source.published_state(), record.reconstruction
+    drift = bundle.state().drift_from(published) if published is not None else []
+    says = "none-published" if published is None else "no" if drift else "yes"
+    names = tuple(line.split(":")[0] for line in drift[:1000])
+    problem = None
+    if (said.matches_published, said.drifted) != (says, names):
+        told = f"{drift[0]}" if drift else f"found {says}, the record says {said.matches_published}"
+        problem = VerificationError(f"not what the record says: {told}", subject=source.pack.name)
+    fine = {
+        "yes": "they agree",
+        "no": f"{len(drift)} tensor(s) drifted, as recorded",
+        "none-published": "it publishes none",
+    }
+    result.add("published-state", what, problem, fine[says], level="re-measured")
 
 
 def check_state(

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ucaudit.core.errors import MalformedPolicyError
 from ucaudit.evidence.keys import PublicKey, generate
-from ucaudit.evidence.trust import PREDICATES, add_key, load_trust, revoke
+from ucaudit.evidence.trust import DEFAULT_PREDICATES, add_key, load_trust, revoke
 from ucaudit.evidence.trust.allowed_signers import parse_allowed_signers, write_allowed_signers
 
 ATTESTATION = "urn:ucaudit:predicate:attestation:v1"
@@ -68,7 +68,7 @@ def test_namespaces_become_predicate_types(key):
     (entry,), _ = parse(line)
     assert entry.predicate_types == ("attestation",)
     (entry,), _ = parse(f"a {key.openssh()}")
-    assert entry.predicate_types == PREDICATES
+    assert entry.predicate_types == DEFAULT_PREDICATES
     found, skipped = parse(f'a namespaces="git,file" {key.openssh()}')
     assert found == []
     assert "other namespaces (git,file)" in skipped[0].reason

@@ -39,7 +39,7 @@ from ucaudit.evidence.seed import (
     witness_contribution,
 )
 from ucaudit.evidence.signing import Envelope, sign
-from ucaudit.evidence.trust import add_key, load_trust
+from ucaudit.evidence.trust import add_key, load_trust, parse_trust
 from ucaudit.evidence.trust.edit import add_vkey
 from ucaudit.evidence.verify import verify_bundle
 
@@ -54,7 +54,7 @@ def setting(tmp_path: Path) -> Setting:
 @pytest.fixture
 def auditor(setting: Setting) -> FileSigner:
     private, _, key = generate(setting.root / "keys", "auditor", password=None)
-    add_key(setting.trust, key, "auditor@tests.invalid", roles=("auditor",))
+    add_key(setting.trust, key, "auditor@tests.invalid", roles=("auditor",), predicate_types=("seed",))
     return load_signer(str(private))
 
 
@@ -110,8 +110,9 @@ def test_an_auditors_number(setting: Setting, auditor: FileSigner) -> None:
     assert record.plan.deviations == ()
     assert record.measurement.seed == effective_seed(record.plan.envelope_digest, record.plan.seed.value) != 42
     assert found(result, "seed")[0] == found(result, "seed-source")[0] == found(result, "draw")[0] == "pass"
-    assert "A. Auditor, by a key that made neither plan nor record" in found(result, "seed-source")[1]
+    assert "A. Auditor, by a principal that made neither plan nor record" in found(result, "seed-source")[1]
     assert found(result, "seed-ledger") == ("pass", "index 1 of 3 in tests.invalid/log")
+    assert found(result, "plan-seed-order") == ("pass", "0 before 1")
     assert found(result, "seed-order") == ("pass", "1 before 2")
     rows = population_of(Ledger.open(setting.ledger).entries())
     assert [(row.entry.kind if row.entry else None, row.status, row.related, row.notes) for row in rows] == [
@@ -133,8 +134,22 @@ def test_a_seed_that_never_came(setting: Setting) -> None:
 
 
 def test_the_planner_cannot_contribute(setting: Setting) -> None:
-    bundle = make_bundle(setting, setting.root / "bundle", contribute=nonce(setting.signer))
+    """Neither with the plan's key nor with another one of the same principal, however it is spelt."""
+    private, _, key = generate(setting.root / "keys", "second", password=None)
+    add_key(setting.trust, key, "Signer@Tests.invalid", roles=(), predicate_types=("seed",))
+    bundle = make_bundle(setting, setting.root / "own", contribute=nonce(setting.signer))
+    assert failed(check(setting, bundle)) == ["seed-key", "seed-source"]  # its key is not trusted for seeds
+    bundle = make_bundle(setting, setting.root / "second", contribute=nonce(load_signer(str(private))))
     assert failed(check(setting, bundle)) == ["seed-source"]
+
+
+def test_a_key_is_trusted_for_seeds_only_if_that_is_said(setting: Setting) -> None:
+    private, _, key = generate(setting.root / "keys", "vera", password=None)
+    add_key(setting.trust, key, "vera@tests.invalid", roles=("validator",))
+    bundle = make_bundle(setting, setting.root / "bundle", contribute=nonce(load_signer(str(private))))
+    assert failed(check(setting, bundle)) == ["seed-key"]
+    text = "".join(line for line in setting.trust.read_text().splitlines(True) if "predicate-types" not in line)
+    assert all("seed" not in entry.predicate_types for entry in parse_trust(text.encode(), subject="t").keys)
 
 
 def test_an_unknown_contributor(setting: Setting) -> None:
@@ -165,6 +180,23 @@ def test_the_gate_takes_an_outside_seed_for_the_policys(setting: Setting, audito
         assert [item.status for item in result.checks if item.what == "the seed that chose the windows"] == [
             expected
         ]
+
+
+@pytest.mark.parametrize("gone", [names.SEED_PROOF, names.LEDGER_PROOF, names.PLAN_PROOF])
+def test_the_gate_takes_no_seed_that_the_ledger_does_not_place(
+    setting: Setting, auditor: FileSigner, gone: str
+) -> None:
+    """Outside the ledger the auditor could have given many numbers, and the signer used the best one."""
+    bundle = make_bundle(setting, setting.root / "bundle", contribute=nonce(auditor))
+    (bundle / gone).unlink()
+    names.close_bundle(bundle, setting.signer)
+    result = check(setting, bundle)
+    assert failed(result) == []
+    apply_policy(
+        result, Policy(claims=ClaimRules(ppl_ratio_max=2.0), measurement=MeasurementRules(n=30, seq_len=8))
+    )
+    [rule] = [item for item in result.checks if item.what == "the seed that chose the windows"]
+    assert rule.status == "fail"
 
 
 def test_windows_that_no_seed_drew(setting: Setting) -> None:

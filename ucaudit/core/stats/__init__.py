@@ -23,6 +23,7 @@ from ucaudit.core.stats.floor import (
     judge_floor,
 )
 from ucaudit.core.stats.sample import Sample, Values, as_sample
+from ucaudit.core.stats.tolerance import numerical_tolerance
 from ucaudit.core.stats.vendor import VendorComparison, compare_vendor_point
 from ucaudit.core.stats.verdict import (
     MINIMUM_WINDOWS,
@@ -57,6 +58,7 @@ __all__ = [
     "mean",
     "minimum_detectable_drift",
     "normal_quantile",
+    "numerical_tolerance",
     "percentile",
     "standard_deviation",
     "t_cdf",

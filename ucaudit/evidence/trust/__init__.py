@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from ucaudit.evidence.trust.file import PREDICATES, load_trust, parse_trust, read_vkey
+from ucaudit.evidence.trust.file import DEFAULT_PREDICATES, PREDICATES, load_trust, parse_trust, read_vkey
 from ucaudit.evidence.trust.model import (
     Trust,
     TrustedAuthority,
@@ -44,6 +44,7 @@ _EDITING: Final = (
 )
 
 __all__ = [
+    "DEFAULT_PREDICATES",
     "PREDICATES",
     "Trust",
     "TrustedAuthority",

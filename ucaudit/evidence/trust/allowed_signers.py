@@ -17,7 +17,7 @@ from typing import Final
 from ucaudit.core.errors import MalformedKeyError, MalformedPolicyError
 from ucaudit.core.records.base import PREDICATE_PREFIX
 from ucaudit.evidence.keys import PublicKey
-from ucaudit.evidence.trust.file import PREDICATES
+from ucaudit.evidence.trust.file import DEFAULT_PREDICATES, PREDICATES
 from ucaudit.evidence.trust.model import TrustedKey, Validity
 
 MAX_LINES: Final = 10_000
@@ -44,7 +44,7 @@ def parse_allowed_signers(
     Args:
         data: its bytes.
         roles: the roles to give every key; the format has none.
-        predicate_types: what to trust every key for; None takes a line's namespaces, or everything if it has none.
+        predicate_types: what to trust every key for; None takes a line's namespaces, all but seed if none.
         subject: the file's name.
 
     Returns:
@@ -134,7 +134,7 @@ def _line(
     allowed = predicate_types
     if allowed is None:
         spaces = options.get("namespaces")
-        allowed = PREDICATES
+        allowed = DEFAULT_PREDICATES
         if spaces is not None:
             listed = spaces.split(",")
             allowed = [name for name, uri in _NAMESPACES.items() if uri in listed]

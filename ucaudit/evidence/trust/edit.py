@@ -18,9 +18,9 @@ from ucaudit.core.files import read_limited, write_text
 from ucaudit.core.records import now
 from ucaudit.evidence.keys import PublicKey
 from ucaudit.evidence.trust.file import (
+    DEFAULT_PREDICATES,
     LEDGER_KEY_TYPE,
     MAX_TRUST_FILE,
-    PREDICATES,
     load_trust,
     parse_trust,
     read_vkey,
@@ -40,7 +40,7 @@ def add_key(
     principal: str,
     *,
     roles: Sequence[str],
-    predicate_types: Sequence[str] = PREDICATES,
+    predicate_types: Sequence[str] = DEFAULT_PREDICATES,
     valid_from: str | None = None,
     valid_until: str | None = None,
 ) -> None:

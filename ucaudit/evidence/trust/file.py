@@ -29,6 +29,8 @@ from ucaudit.evidence.trust.model import (
 MAX_TRUST_FILE: Final = 1 << 20
 MAX_CERTIFICATE: Final = 1 << 16
 PREDICATES: Final = ("attestation", "plan", "abandonment", "seed", "endorsement", "bundle")
+DEFAULT_PREDICATES: Final = tuple(name for name in PREDICATES if name != "seed")
+"""What a key is trusted for if nothing is said. An outside party to a seed is somebody chosen: never by default."""
 TABLES: Final = ("key", "ledger", "witness", "authority")
 LEDGER_KEY_TYPE: Final = 0x01
 WITNESS_KEY_TYPE: Final = 0x04
@@ -149,7 +151,7 @@ def _refuse_twice(names: Any, subject: str) -> None:  # noqa: ANN401 - any itera
 
 def _key(item: dict[str, Any], subject: str) -> TrustedKey:
     principal = _text(item, "principal", "key", subject)
-    predicates = _strings(item, "predicate-types", PREDICATES, subject)
+    predicates = _strings(item, "predicate-types", DEFAULT_PREDICATES, subject)
     for predicate in predicates:
         if predicate not in PREDICATES:
             from difflib import get_close_matches

@@ -39,6 +39,17 @@ class Validity:
             return f"expired at {show_time(self.valid_until)}"
         return None
 
+    def objection(self, claimed: datetime, seen: datetime | None) -> str | None:
+        """Why something signed does not lie inside the window, or None. Ignores revocation.
+
+        Args:
+            claimed: when it was signed, in the signer's own word: never before the window.
+            seen: the latest moment at which, by a trusted time, it must have existed; judged if there is one.
+        """
+        if self.valid_from is not None and claimed < self.valid_from:
+            return f"not valid before {show_time(self.valid_from)}"
+        return self.outside(seen if seen is not None else claimed)
+
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
@@ -73,10 +84,7 @@ class TrustedKey:
             return f"{self.validity.revocation}; no trusted time puts the signature before that"
         if revoked is not None and seen is not None and seen >= revoked:
             return f"{self.validity.revocation}; the signature was first seen at {show_time(seen)}"
-        start = self.validity.valid_from
-        if start is not None and claimed < start:
-            return f"not valid before {show_time(start)}"
-        return self.validity.outside(seen if seen is not None else claimed)
+        return self.validity.objection(claimed, seen)
 
 
 @dataclass(frozen=True, slots=True)
