@@ -49,8 +49,8 @@ def verify(
 ) -> int:
     """Check a BUNDLE, or a REPORT.pdf against its --bundle, offline.
 
-    A single envelope, or a report without its bundle, is checked as far as its
-    signature goes.
+    An envelope that lies alone, or a report without its bundle, is checked as far
+    as its signature goes. The record inside a bundle stands for the bundle.
 
     Exits 0 if the evidence is authentic, whatever it says: an authentic record
     of a failed claim is announced loudly. With --policy, exits 1 unless the
@@ -97,17 +97,15 @@ def verify(
 
 
 def _bundle_of(evidence: Path) -> Path | None:
-    """A bundle may be named by its directory or by the envelope in it; None if this is neither."""
+    """A bundle may be named by its directory or by the record in it; None if this is neither."""
     from ucaudit.core.errors import InputError
-    from ucaudit.evidence.bundle import ATTESTATION, CLOSING
+    from ucaudit.evidence.bundle import bundle_around
 
     if evidence.suffix == ".html":
         raise InputError(
             "a report alone proves nothing about its wording", subject=str(evidence), hint="give --bundle BUNDLE"
         )
-    if evidence.name == ATTESTATION and (evidence.parent / CLOSING).exists():
-        return evidence.parent
-    return None if evidence.is_file() else evidence
+    return bundle_around(evidence) or (None if evidence.is_file() else evidence)
 
 
 def _without_bundle(evidence: Path, trust: Trust) -> Verification:

@@ -66,6 +66,7 @@ _FIXED: Final = frozenset(
     | {SEED, SEED_PROOF, SEED_ENTRY}
     | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
+_NAMES_ITS_BUNDLE: Final = frozenset({ATTESTATION, SIGSTORE, CHAIN, CLOSING})
 _STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
 _UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
 MAX_FILES: Final = 200
@@ -244,6 +245,25 @@ def open_bundle(path: Path) -> OpenBundle:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)
     return OpenBundle(path, envelope, tuple(sorted(names)))
+
+
+def bundle_around(file: Path) -> Path | None:
+    """The bundle that a file stands for: the record, its other forms, or the closing statement, in its bundle.
+
+    Any other file of a bundle beside it is enough: taking files away must never turn the check of a bundle into
+    that of one signature.
+
+    Args:
+        file: a file as somebody named it.
+
+    Returns:
+        Its directory, or None for a file that lies alone, or among things that are no bundle's.
+    """
+    if file.name not in _NAMES_ITS_BUNDLE or not file.parent.is_dir():
+        return None
+    marks = _FIXED - {ATTESTATION, SIGSTORE, README, file.name}
+    found = (entry.name in marks or _STAMP_NAME.fullmatch(entry.name) for entry in file.parent.iterdir())
+    return file.parent if any(found) else None
 
 
 def refuse_inside_bundle(target: Path) -> None:
