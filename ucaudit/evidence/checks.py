@@ -81,6 +81,8 @@ class Verification:
     """The per-token values, as read and compared with the signed digests."""
     signers: tuple[TrustedKey, ...] = ()
     """The keys that made the record and count."""
+    closers: tuple[TrustedKey, ...] = ()
+    """The keys that closed the bundle and count: not always those that made the record."""
     endorsements: list[Endorsed] = field(default_factory=list)
     times: TrustedTimes = field(default_factory=TrustedTimes)
 

@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 from bundles import make_bundle
+from people import person
 
 from ucaudit.evidence import bundle as names
+from ucaudit.evidence.trust import add_key
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,43 @@ def test_an_envelope_that_lies_alone_is_only_an_envelope(copy, setting, run, tmp
         assert ran.code == 0
         (contents,) = ran.check("contents")
         assert contents["status"] == "not-checked"
+
+
+# --- the report ------------------------------------------------------------------------------------------
+def report_of(ran):
+    return {item["slug"]: item for item in ran.json["checks"] if item["slug"].startswith("report")}
+
+
+def test_only_a_report_is_a_report(copy, setting, run, tmp_path):
+    words = ("--bundle", copy, "--trust", setting.trust, "--json")
+    ran = run("verify", copy / names.report_name("soc2"), *words)
+    assert ran.code == 0
+    assert "signer@tests.invalid closed it" in report_of(ran)["report"]["detail"]
+    assert "report-closer" not in report_of(ran)
+    shutil.copy(copy / names.STATE, tmp_path / "report.pdf")
+    ran = run("verify", tmp_path / "report.pdf", *words)
+    assert (ran.code, ran.json["error"]["code"]) == (1, "digest-mismatch")
+    assert "no report of the closed bundle" in ran.err
+
+
+def test_who_closed_the_bundle_vouches_for_the_report(copy, setting, run, tmp_path):
+    """A validator may close; a report that they put in is theirs, and this is said."""
+    validator = person(setting, "validator")
+    trust = shutil.copy(setting.trust, tmp_path / "trust.toml")
+    add_key(trust, validator.public_key, "validator@tests.invalid", roles=("validator",))
+    path = copy / names.report_name("soc2")
+    path.write_bytes(b"%PDF-1.7 doctored")
+    names.close_bundle(copy, validator)
+    ran = run("verify", path, "--bundle", copy, "--trust", trust, "--json")
+    found = report_of(ran)
+    assert found["report-closer"]["status"] == "warn"
+    assert "validator@tests.invalid closed the bundle" in found["report-closer"]["detail"]
+    assert "validator@tests.invalid closed it" in found["report"]["detail"]
+
+
+def test_a_closing_that_does_not_count_vouches_for_nothing(copy, setting, run, tmp_path):
+    stranger = person(setting, "stranger")
+    names.close_bundle(copy, stranger)
+    path = copy / names.report_name("soc2")
+    ran = run("verify", path, "--bundle", copy, "--trust", setting.trust, "--json")
+    assert report_of(ran)["report"]["status"] == "fail"
