@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options
-from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, NotFoundError
+from ucaudit.core.errors import NotFoundError
 
 
 @click.command()
@@ -30,9 +30,10 @@ def gate(
     """Refuse a PACK that is unsigned, drifted, expired or out of bound.
 
     Every claim is recomputed from the evidence's per-token values against the
-    gate's own policy. Exits 0 if the pack may be deployed, 1 if not.
+    gate's own policy. Exits 0 if the pack may be deployed, 1 if not, and 5 if
+    not because a claim is inconclusive, with nothing else against it.
     """
-    from ucaudit.cli.cmd_verify import complain, document, render
+    from ucaudit.cli.cmd_verify import complain, document, render, verdict
     from ucaudit.evidence.bundle import refuse_inside_bundle
     from ucaudit.evidence.gate import apply_policy
     from ucaudit.evidence.policy import load_policy
@@ -64,10 +65,7 @@ def gate(
         from ucaudit.interop.junit import junit_xml
 
         write_bytes(junit, junit_xml(f"ucaudit gate {pack.name}", result))
-    admitted = result.authentic
-    verdict = "ADMITTED" if admitted else f"REFUSED: {len(result.failures)} check(s) failed"
-    gate_document = {**document(result), "admitted": admitted, "bundle": str(bundle.path)}
-    colour = "green" if admitted else "red"
-    out.result(gate_document, f"{render(result, out)}\ngate           {out.style(verdict, fg=colour)}")
-    complain(result, out)
-    return EXIT_PASS if admitted else EXIT_FAIL
+    words = out.style(verdict(result, "ADMITTED", "REFUSED"), fg="green" if result.admitted else "red")
+    gate_document = {**document(result, judged=True), "bundle": str(bundle.path)}
+    out.result(gate_document, f"{render(result, out)}\ngate           {words}")
+    return complain(result, out)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ucaudit.cli.common import Output, output_options, printable
-from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
+from ucaudit.core.errors import EXIT_INCONCLUSIVE
 
 if TYPE_CHECKING:
     from ucaudit.core.records import Attestation
@@ -54,7 +54,7 @@ def verify(
 
     Exits 0 if the evidence is authentic, whatever it says: an authentic record
     of a failed claim is announced loudly. With --policy, exits 1 unless the
-    policy is met.
+    policy is met, or 5 if nothing stands in its way but an inconclusive claim.
     """
     from ucaudit.evidence.trust import load_trust
 
@@ -92,7 +92,11 @@ def verify(
         policy = load_policy(policy_file).policy
         if result.authentic:
             apply_policy(result, policy)
-    out.result(document(result), render(result, out))
+    judged = policy_file is not None
+    text = render(result, out)
+    if judged:
+        text += f"\npolicy         {verdict(result, 'MET', 'NOT MET')}"
+    out.result(document(result, judged=judged), text)
     return complain(result, out)
 
 
@@ -130,12 +134,13 @@ def _without_bundle(evidence: Path, trust: Trust) -> Verification:
     return result
 
 
-def document(result: Verification) -> dict[str, Any]:
-    """The outcome as ``--json`` prints it."""
+def document(result: Verification, *, judged: bool = False) -> dict[str, Any]:
+    """The outcome as ``--json`` prints it; ``admitted`` is None if no policy was applied."""
     record = result.record
     first = next((check.error for check in result.failures if check.error), None)
     return {
         "authentic": result.authentic,
+        "admitted": result.admitted if judged else None,
         "determination": record.determination if record else None,
         "envelopeDigest": result.envelope_digest,
         "pack": record.pack.name if record else None,
@@ -145,7 +150,7 @@ def document(result: Verification) -> dict[str, Any]:
         "endorsements": [item.as_json() for item in result.endorsements],
         "checks": [check.as_json() for check in result.checks],
         "error": {"code": first.code, "message": str(first), "hint": first.hint} if first else None,
-        "exitCode": EXIT_PASS if result.authentic else EXIT_FAIL,
+        "exitCode": result.exit_code,
     }
 
 
@@ -171,6 +176,18 @@ def render(result: Verification, out: Output) -> str:
     else:
         lines += ["", "NOT AUTHENTIC: nothing in this bundle was believed."]
     return "\n".join(lines)
+
+
+def verdict(result: Verification, good: str, bad: str) -> str:
+    """What a policy comes to, with what stands in its way."""
+    if result.admitted:
+        return good
+    count = f"{len(result.failures)} check(s) failed"
+    if not result.authentic:
+        return f"{bad}: {count}"
+    if result.exit_code == EXIT_INCONCLUSIVE:
+        return f"{bad}: inconclusive, the evidence is authentic and decides too little"
+    return f"{bad}: {count} of the policy; the evidence is authentic"
 
 
 def summary(
@@ -223,4 +240,4 @@ def complain(result: Verification, out: Output) -> int:
     if first is not None:
         more = len(result.failures) - 1
         out.finding(first, note=f" (and {more} more: see FAIL above)" if more and not out.as_json else "")
-    return EXIT_PASS if result.authentic else EXIT_FAIL
+    return result.exit_code

@@ -79,6 +79,13 @@ class PolicyViolationError(VerificationError):
     code = "policy-violation"
 
 
+class InconclusiveError(PolicyViolationError):
+    """A claim of the policy was neither shown to hold nor shown to fail: too little data."""
+
+    code = "inconclusive"
+    exit_code = EXIT_INCONCLUSIVE
+
+
 class LedgerInconsistentError(VerificationError):
     """A ledger, checkpoint or proof contradicts itself or an earlier checkpoint."""
 

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from bundles import make_bundle
+from bundles import make_bundle, make_values
 from people import person
 
 from ucaudit.evidence import bundle as names
@@ -93,3 +93,48 @@ def test_a_closing_that_does_not_count_vouches_for_nothing(copy, setting, run, t
     path = copy / names.report_name("soc2")
     ran = run("verify", path, "--bundle", copy, "--trust", setting.trust, "--json")
     assert report_of(ran)["report"]["status"] == "fail"
+
+
+# --- authentic is one thing, admitted another ------------------------------------------------------------
+@pytest.fixture(scope="module")
+def open_question(setting):
+    return make_bundle(setting, setting.root / "open", values=make_values(drift=0.0122, spread=0.004))
+
+
+def test_a_policy_that_is_not_met_does_not_make_evidence_false(honest, setting, run, policy):
+    words = ("verify", honest, "--trust", setting.trust, "--policy", policy("min_signers = 2"))
+    ran = run(*words, "--json")
+    assert (ran.code, ran.json["authentic"], ran.json["admitted"]) == (1, True, False)
+    assert ran.json["error"]["code"] == "policy-violation"
+    text = run(*words).out
+    assert "determination  PASS: the claims hold" in text
+    assert "did not hold" not in text
+    assert "policy         NOT MET: 1 check(s) failed of the policy; the evidence is authentic" in text
+    ran = run("verify", honest, "--trust", setting.trust, "--policy", policy(), "--json")
+    assert (ran.code, ran.json["authentic"], ran.json["admitted"]) == (0, True, True)
+    ran = run("verify", honest, "--trust", setting.trust, "--json")
+    assert (ran.code, ran.json["admitted"]) == (0, None)
+
+
+def test_evidence_that_does_not_hold_is_not_judged_by_a_policy(copy, setting, run, policy):
+    (copy / names.report_name("soc2")).write_bytes(b"%PDF-1.7 edited")
+    ran = run("verify", copy, "--trust", setting.trust, "--policy", policy("min_signers = 2"), "--json")
+    assert (ran.code, ran.json["authentic"], ran.json["admitted"]) == (1, False, False)
+
+
+@pytest.mark.parametrize("command", ["verify", "gate"])
+def test_inconclusive_has_a_code_of_its_own(open_question, setting, run, policy, command):
+    def judge(*more, gate=""):
+        rules = ("--trust", setting.trust, "--policy", policy(gate))
+        if command == "verify":
+            return run("verify", open_question, *rules, *more)
+        return run("gate", setting.pack, "--evidence", open_question, *rules, *more)
+
+    ran = judge("--json")
+    assert (ran.code, ran.json["exitCode"], ran.json["error"]["code"]) == (5, 5, "inconclusive")
+    assert (ran.json["authentic"], ran.json["admitted"]) == (True, False)
+    assert "inconclusive, the evidence is authentic and decides too little" in judge().out
+    # Anything else against it, and it is a refusal like any other.
+    ran = judge("--json", gate="min_signers = 2")
+    assert (ran.code, ran.json["exitCode"]) == (1, 1)
+    assert judge(gate="allow_inconclusive = true").code == 0
