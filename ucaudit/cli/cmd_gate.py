@@ -39,8 +39,9 @@ def gate(
     from ucaudit.evidence.policy import load_policy
     from ucaudit.evidence.trust import load_trust
     from ucaudit.evidence.verify import verify_bundle
-    from ucaudit.packs.compare import check_files, check_state, select_bundle
+    from ucaudit.packs.compare import check_files, check_state
     from ucaudit.packs.opened import open_pack
+    from ucaudit.packs.selection import select_bundle
 
     if junit is not None:
         refuse_inside_bundle(junit)
@@ -52,8 +53,11 @@ def gate(
         )
     if pack.is_dir():
         open_pack(pack, excludes=policy.gate.exclude)
-    bundle = select_bundle(evidence, pack, excludes=policy.gate.exclude)
+    selection = select_bundle(evidence, pack, trust, excludes=policy.gate.exclude)
+    bundle = selection.bundle
     result = verify_bundle(bundle, trust)
+    for name, reason in selection.passed_over:
+        result.remark("evidence", "warn", f"{name} beside the bundle", reason)
     if result.record is not None:
         check_files(bundle, result.record, pack, result, out.progress)
         if full:

@@ -20,6 +20,7 @@ from ucaudit import __version__
 from ucaudit.core.digest import FileManifest, StateManifest, check_name, sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
+    InputError,
     MalformedRecordError,
     NotFoundError,
     OutputError,
@@ -66,7 +67,8 @@ _FIXED: Final = frozenset(
     | {SEED, SEED_PROOF, SEED_ENTRY}
     | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
-_NAMES_ITS_BUNDLE: Final = frozenset({ATTESTATION, SIGSTORE, CHAIN, CLOSING})
+RECORD_FORMS: Final = (ATTESTATION, SIGSTORE, CHAIN, CLOSING)
+"""The files that hold the record, or name it: any of them makes a directory a bundle, whole or not."""
 _STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
 _UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
 MAX_FILES: Final = 200
@@ -247,6 +249,14 @@ def open_bundle(path: Path) -> OpenBundle:
     return OpenBundle(path, envelope, tuple(sorted(names)))
 
 
+def holds_bundle(directory: Path) -> bool:
+    """Whether a directory is a bundle or what is left of one. Raises InputError if it cannot be looked into."""
+    try:
+        return any((directory / name).exists() for name in RECORD_FORMS)
+    except OSError as error:
+        raise InputError(f"cannot be listed: {error.strerror}", subject=str(directory)) from error
+
+
 def bundle_around(file: Path) -> Path | None:
     """The bundle that a file stands for: the record, its other forms, or the closing statement, in its bundle.
 
@@ -259,7 +269,7 @@ def bundle_around(file: Path) -> Path | None:
     Returns:
         Its directory, or None for a file that lies alone, or among things that are no bundle's.
     """
-    if file.name not in _NAMES_ITS_BUNDLE or not file.parent.is_dir():
+    if file.name not in RECORD_FORMS or not file.parent.is_dir():
         return None
     marks = _FIXED - {ATTESTATION, SIGSTORE, README, file.name}
     found = (entry.name in marks or _STAMP_NAME.fullmatch(entry.name) for entry in file.parent.iterdir())
