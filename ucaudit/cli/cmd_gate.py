@@ -80,6 +80,7 @@ def _judge(
     from ucaudit.evidence.trust import load_trust
     from ucaudit.evidence.verify import verify_bundle
     from ucaudit.packs.compare import check_files, check_state
+    from ucaudit.packs.excluded import check_excluded
     from ucaudit.packs.opened import open_pack
     from ucaudit.packs.selection import select_bundle
 
@@ -98,6 +99,7 @@ def _judge(
         result.remark("evidence", "warn", f"{name} beside the bundle", reason)
     if result.record is not None:
         check_files(bundle, result.record, pack, result, out.progress)
+        check_excluded(result.record, pack, result, allowed=policy.gate.exclude)
         if full:
             check_state(bundle, pack, result, out.progress)
         apply_policy(result, policy)

@@ -71,28 +71,32 @@ def verify(
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.verify import check_report, verify_bundle
 
+    policy = None
+    if policy_file is not None:
+        from ucaudit.evidence.policy import load_policy
+
+        policy = load_policy(policy_file).policy
     bundle = open_bundle(place)
     result = verify_bundle(bundle, trust)
     if bundle_path is not None:
         check_report(bundle, evidence, result)
     if pack_path is not None and result.record is not None:
         from ucaudit.packs.compare import check_files, check_state
+        from ucaudit.packs.excluded import check_excluded
 
         check_files(bundle, result.record, pack_path, result, out.progress)
+        check_excluded(result.record, pack_path, result, allowed=policy.gate.exclude if policy else ())
         if full:
             check_state(bundle, pack_path, result, out.progress)
         else:
             result.remark("pack-state", "not-checked", "reconstructed tensors", "--full reconstructs the pack")
     if pack_path is None:
         result.remark("pack-files", "not-checked", "the pack's files", "--pack PACK compares them")
-    if policy_file is not None:
+    if policy is not None and result.authentic:
         from ucaudit.evidence.gate import apply_policy
-        from ucaudit.evidence.policy import load_policy
 
-        policy = load_policy(policy_file).policy
-        if result.authentic:
-            apply_policy(result, policy)
-    judged = policy_file is not None
+        apply_policy(result, policy)
+    judged = policy is not None
     text = render(result, out)
     if judged:
         text += f"\npolicy         {verdict(result, 'MET', 'NOT MET')}"
