@@ -20,6 +20,7 @@ from ucaudit.core.spans import SPAN_PATTERN
 from ucaudit.evidence.suggest import refuse_unknown
 
 _MAX_POLICY: Final = 1 << 20
+_TEMPLATE_HINT: Final = "ucaudit policy init writes a commented policy to compare with"
 MINIMUM_WINDOWS: Final = 30
 CLAIM_IDS: Final = (
     "ppl-ratio",
@@ -190,7 +191,7 @@ def load_policy(path: Path) -> LoadedPolicy:
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedPolicyError(f"not toml: {error}", subject=str(path)) from error
+        raise MalformedPolicyError(f"not toml: {error}", subject=str(path), hint=_TEMPLATE_HINT) from error
     _refuse_typos(document, str(path))
     try:
         # By way of JSON, where strictness admits a list for a tuple, and still no "50" or true for a number.
@@ -199,7 +200,9 @@ def load_policy(path: Path) -> LoadedPolicy:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise MalformedPolicyError(f"{place}: {first['msg'].lower()}", subject=str(path)) from error
+        raise MalformedPolicyError(
+            f"{place}: {first['msg'].lower()}", subject=str(path), hint=_TEMPLATE_HINT
+        ) from error
     return LoadedPolicy(policy, path, sha256_hex(data))
 
 
