@@ -176,19 +176,19 @@ def test_a_record_that_hides_a_contradiction(desk, tmp_path, pack_copy):
     from ucaudit.core.digest import FileManifest
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.checks import Verification
+    from ucaudit.packs.codecs import open_source
     from ucaudit.packs.compare import _check_manifest
-    from ucaudit.packs.opened import open_pack
 
     text = (pack_copy / "config.json").read_text()
     (pack_copy / "config.json").write_text(text.replace("0.02", "0.03"))
-    opened = open_pack(pack_copy)
-    files: FileManifest = opened.file_manifest()
     record = open_bundle(desk.bundle).record
     for pack, words in (
         (record.pack, "config.json: the manifest claims"),
         (record.pack.model_copy(update={"matches_manifest": "no-manifest"}), "config.json"),
     ):
         result = Verification()
-        _check_manifest(opened, files, record.model_copy(update={"pack": pack}), result)
+        with open_source(pack_copy) as source:
+            files: FileManifest = source.pack.file_manifest()
+            _check_manifest(source, files, record.model_copy(update={"pack": pack}), result)
         (failed,) = result.failures
         assert words in failed.detail

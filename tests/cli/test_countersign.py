@@ -114,23 +114,21 @@ def test_a_tampered_bundle_is_not_endorsed(desk):
 
 
 def test_single_envelopes_and_reports(desk):
-    alone = desk / "alone"
-    alone.mkdir()
-    for name in ("attestation.dsse.json", "attestation.sigstore.json", "plan.dsse.json"):
+    for name in ("attestation.sigstore.json", "plan.dsse.json", "attestation.dsse.json"):
+        alone = desk / f"alone-{name}"  # beside others it would stand for their bundle
+        alone.mkdir()
         shutil.copy(desk / "bundle" / name, alone / name)
         ran = ucaudit("verify", alone / name, *TRUSTED, cwd=desk)
         assert ran.code == 0, ran.err
         assert "give the bundle's directory" in ran.out.replace("\n      ", " ")
+    plan = desk / "alone-plan.dsse.json" / "plan.dsse.json"
     ran = ucaudit("verify", alone / "attestation.dsse.json", *TRUSTED, cwd=desk)
     assert "as recorded: nothing was derived again" in ran.out
-    complaint(
-        ucaudit("verify", alone / "plan.dsse.json", *TRUSTED, "--policy", "policy.toml", cwd=desk), 2, "bundle"
-    )
+    complaint(ucaudit("verify", plan, *TRUSTED, "--policy", "policy.toml", cwd=desk), 2, "bundle")
     ran = ucaudit("verify", "bundle/attestation.dsse.json", *TRUSTED, cwd=desk)
     assert "figures" in ran.out, "inside a bundle the envelope stands for the bundle"
-    text = (alone / "plan.dsse.json").read_text()
-    (alone / "plan.dsse.json").write_text(text.replace('"payload":"e', '"payload":"f', 1))
-    assert ucaudit("verify", alone / "plan.dsse.json", *TRUSTED, cwd=desk).code in (1, 3)
+    plan.write_text(plan.read_text().replace('"payload":"e', '"payload":"f', 1))
+    assert ucaudit("verify", plan, *TRUSTED, cwd=desk).code in (1, 3)
     (alone / "report.html").write_text("<p>")
     complaint(ucaudit("verify", alone / "report.html", *TRUSTED, cwd=desk), 3, "--bundle")
     (alone / "report.pdf").write_bytes(b"%PDF-1.7\n")

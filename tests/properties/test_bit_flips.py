@@ -131,9 +131,9 @@ def test_flipped_bits_of_a_proof_on_its_own_are_refused(tmp_path, name, choose):
 
 @pytest.mark.parametrize("name", FILES)
 def test_truncated_files_are_refused(copy, name, trust):
-    """A torn copy."""
+    """A torn copy. (A line break at the end of JSON says nothing.)"""
     whole = (copy / name).read_bytes()
-    for length in [*spread(len(whole)), len(whole) - 1]:
+    for length in [*spread(len(whole)), len(whole.rstrip()) - 1]:
         (copy / name).write_bytes(whole[:length])
         assert not accepted(copy, trust), length
 

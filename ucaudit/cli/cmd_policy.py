@@ -39,7 +39,8 @@ def init(path: Path, profile: str, out: Output) -> int:
 @output_options
 def check(path: Path, out: Output) -> int:
     """Explain a policy in sentences and warn of settings that defeat themselves."""
-    from ucaudit.evidence.policy import explain, load_policy, warnings
+    from ucaudit.evidence.policy import explain, load_policy
+    from ucaudit.evidence.weak_policy import warnings
 
     loaded = load_policy(path)
     sentences, concerns = explain(loaded.policy), warnings(loaded.policy)

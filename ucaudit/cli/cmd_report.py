@@ -25,9 +25,10 @@ _KINDS: dict[str, Literal["pdf", "html"]] = {".pdf": "pdf", ".html": "html", ".h
 def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Path | None, out: Output) -> int:
     """Render the evidence report of BUNDLE from its signed record.
 
-    Refuses when a file that the record cites is not the one that was signed.
-    With --trust the signature must hold under a key of that file; without it
-    the report says that no key was checked. A report made here is not part of
+    Refuses when a file that the record cites is not the one that was signed, or
+    when a figure or verdict does not follow from the per-token files. With
+    --trust it refuses whatever ucaudit verify refuses; without it the report
+    says that no key was checked. A report made here is not part of
     the closed bundle: ucaudit verify knows only the reports inside it.
     """
     from ucaudit.cli.common import new_file

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, printable
-from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
+from ucaudit.core.errors import EXIT_INCONCLUSIVE
 
 if TYPE_CHECKING:
     from ucaudit.core.records import Attestation
@@ -69,12 +69,12 @@ def verify(
 ) -> int:
     """Check a BUNDLE (or its .zip), or a REPORT.pdf against its --bundle, offline.
 
-    A single envelope, or a report without its bundle, is checked as far as its
-    signature goes.
+    An envelope that lies alone, or a report without its bundle, is checked as far
+    as its signature goes. The record inside a bundle stands for the bundle.
 
     Exits 0 if the evidence is authentic, whatever it says: an authentic record
     of a failed claim is announced loudly. With --policy, exits 1 unless the
-    policy is met.
+    policy is met, or 5 if nothing stands in its way but an inconclusive claim.
 
     Invented per-token values pass all of this. --spot-check does a part of the
     work again, drawn by a nonce that the signer cannot have known: what differs
@@ -97,11 +97,14 @@ def verify(
         return complain(result, out)
     from ucaudit.evidence.archive import bundle_directory
 
+    judged = policy_file is not None
     report = evidence if bundle_path is not None else None
     with bundle_directory(place) as directory:
         asked = _Asked(report, pack_path, policy_file, full, spots, reference, corpus, nonce, device, threads)
         result, looked = _with_bundle(directory, trust, asked, out)
-    answer, text = document(result), render(result, out)
+    answer, text = document(result, judged=judged), render(result, out)
+    if judged:
+        text += f"\npolicy         {verdict(result, 'MET', 'NOT MET')}"
     if looked is not None:
         answer["spotCheck"] = looked.as_json()
         text += f"\n{_repeat(looked)}"
@@ -127,6 +130,11 @@ class _Asked:
 
 def _with_bundle(directory: Path, trust: Trust, asked: _Asked, out: Output) -> tuple[Verification, Spots | None]:
     """Everything that was asked about a bundle, and about a report of it."""
+    policy = None
+    if asked.policy is not None:
+        from ucaudit.evidence.policy import load_policy
+
+        policy = load_policy(asked.policy).policy
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.verify import check_report, verify_bundle
 
@@ -136,22 +144,22 @@ def _with_bundle(directory: Path, trust: Trust, asked: _Asked, out: Output) -> t
         check_report(bundle, asked.report, result)
     if asked.pack is not None and result.record is not None:
         from ucaudit.packs.compare import check_files, check_state
+        from ucaudit.packs.excluded import check_excluded
 
-        check_files(bundle, result.record, asked.pack, result, out.progress)
-        if asked.full:
+        whole = check_excluded(result.record, asked.pack, result, allowed=policy.gate.exclude if policy else ())
+        if whole:
+            check_files(bundle, result.record, asked.pack, result, out.progress)
+        if whole and asked.full:
             check_state(bundle, asked.pack, result, out.progress, device=asked.device)
         elif asked.spots is None:
             result.remark("pack-state", "not-checked", "reconstructed tensors", "--full reconstructs the pack")
     looked = _look(bundle, result, asked, out)
     if asked.pack is None:
         result.remark("pack-files", "not-checked", "the pack's files", "--pack PACK compares them")
-    if asked.policy is not None:
+    if policy is not None and result.authentic:
         from ucaudit.evidence.gate import apply_policy
-        from ucaudit.evidence.policy import load_policy
 
-        policy = load_policy(asked.policy).policy
-        if result.authentic:
-            apply_policy(result, policy)
+        apply_policy(result, policy)
     return result, looked
 
 
@@ -188,18 +196,17 @@ def _repeat(looked: Spots) -> str:
 
 
 def _bundle_of(evidence: Path) -> Path | None:
-    """A bundle may be named by its directory, its .zip or the envelope in it; None if this is none of them."""
+    """A bundle may be named by its directory, its .zip or the record in it; None if this is none of them."""
     from ucaudit.core.errors import InputError
     from ucaudit.evidence.archive import is_archive
-    from ucaudit.evidence.bundle import ATTESTATION, CLOSING
+    from ucaudit.evidence.bundle import bundle_around
 
     if evidence.suffix == ".html":
         raise InputError(
             "a report alone proves nothing about its wording", subject=str(evidence), hint="give --bundle BUNDLE"
         )
-    if evidence.name == ATTESTATION and (evidence.parent / CLOSING).exists():
-        return evidence.parent
-    return None if evidence.is_file() and not is_archive(evidence) else evidence
+    alone = evidence.is_file() and not is_archive(evidence)
+    return bundle_around(evidence) or (None if alone else evidence)
 
 
 def _without_bundle(evidence: Path, trust: Trust) -> Verification:
@@ -224,12 +231,13 @@ def _without_bundle(evidence: Path, trust: Trust) -> Verification:
     return result
 
 
-def document(result: Verification) -> dict[str, Any]:
-    """The outcome as ``--json`` prints it."""
+def document(result: Verification, *, judged: bool = False) -> dict[str, Any]:
+    """The outcome as ``--json`` prints it; ``admitted`` is None if no policy was applied."""
     record = result.record
     first = next((check.error for check in result.failures if check.error), None)
     return {
         "authentic": result.authentic,
+        "admitted": result.admitted if judged else None,
         "determination": record.determination if record else None,
         "envelopeDigest": result.envelope_digest,
         "pack": record.pack.name if record else None,
@@ -239,7 +247,7 @@ def document(result: Verification) -> dict[str, Any]:
         "endorsements": [item.as_json() for item in result.endorsements],
         "checks": [check.as_json() for check in result.checks],
         "error": {"code": first.code, "message": str(first), "hint": first.hint} if first else None,
-        "exitCode": EXIT_PASS if result.authentic else EXIT_FAIL,
+        "exitCode": result.exit_code,
     }
 
 
@@ -265,6 +273,18 @@ def render(result: Verification, out: Output) -> str:
     else:
         lines += ["", "NOT AUTHENTIC: nothing in this bundle was believed."]
     return "\n".join(lines)
+
+
+def verdict(result: Verification, good: str, bad: str) -> str:
+    """What a policy comes to, with what stands in its way."""
+    if result.admitted:
+        return good
+    count = f"{len(result.failures)} check(s) failed"
+    if not result.authentic:
+        return f"{bad}: {count}"
+    if result.exit_code == EXIT_INCONCLUSIVE:
+        return f"{bad}: inconclusive, the evidence is authentic and decides too little"
+    return f"{bad}: {count} of the policy; the evidence is authentic"
 
 
 def summary(
@@ -317,4 +337,4 @@ def complain(result: Verification, out: Output) -> int:
     if first is not None:
         more = len(result.failures) - 1
         out.finding(first, note=f" (and {more} more: see FAIL above)" if more and not out.as_json else "")
-    return EXIT_PASS if result.authentic else EXIT_FAIL
+    return result.exit_code

@@ -101,11 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _complain(error.code, str(error), error.hint, as_json, error.exit_code)
         code = error.exit_code
     except click.UsageError as error:
-        hint = f"see {error.ctx.command_path} --help" if error.ctx else None
+        hint = f"see {error.ctx.command_path if error.ctx else 'ucaudit'} --help"
         _complain("usage", _plain(error.format_message()), hint, as_json, EXIT_USAGE)
         code = EXIT_USAGE
     except click.ClickException as error:
-        _complain("usage", _plain(error.format_message()), None, as_json, EXIT_USAGE)
+        _complain("usage", _plain(error.format_message()), "see ucaudit --help", as_json, EXIT_USAGE)
         code = EXIT_USAGE
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted", "interrupted", "the same command resumes where it can", as_json, EXIT_INTERRUPTED)

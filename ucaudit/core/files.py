@@ -222,13 +222,18 @@ def open_regular(path: Path) -> BinaryIO:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError("no such file", subject=str(path), hint="check the path") from error
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", subject=str(path)) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        hint = "give yourself permission to read it, or a copy that you may read"
+        raise InputError(f"cannot read: {error.strerror}", subject=str(path), hint=hint) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise InputError("not a regular file", subject=str(path))
+        hint = (
+            "it is a directory: name a file in it" if stat.S_ISDIR(mode) else "copy its content into a plain file"
+        )
+        raise InputError("not a regular file", subject=str(path), hint=hint)
     return os.fdopen(descriptor, "rb", buffering=0)
 
 
@@ -250,5 +255,9 @@ def read_limited(path: Path, limit: int) -> bytes:
             chunks.append(chunk)
             total += len(chunk)
             if total > limit:
-                raise MalformedRecordError(f"larger than the {limit} bytes allowed here", subject=str(path))
+                raise MalformedRecordError(
+                    f"larger than the {limit} bytes allowed here",
+                    subject=str(path),
+                    hint="check that this is the file that was meant",
+                )
         return b"".join(chunks)

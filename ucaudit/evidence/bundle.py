@@ -20,6 +20,7 @@ from ucaudit import __version__
 from ucaudit.core.digest import FileManifest, StateManifest, check_name, sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
+    InputError,
     MalformedRecordError,
     NotFoundError,
     OutputError,
@@ -66,6 +67,8 @@ _FIXED: Final = frozenset(
     | {SEED, SEED_PROOF, SEED_ENTRY}
     | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
+RECORD_FORMS: Final = (ATTESTATION, SIGSTORE, CHAIN, CLOSING)
+"""The files that hold the record, or name it: any of them makes a directory a bundle, whole or not."""
 _STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
 _GIVE: Final = "give the directory that ucaudit attest made"
 _UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
@@ -259,6 +262,33 @@ def check_member(name: str, size: int, *, subject: str) -> None:
         # No exception for our own temporary names: whatever the closing does not cover is a hole.
         hint = "left by an interrupted run: remove it" if is_temporary(name) else None
         raise MalformedRecordError("a bundle has no file of this name", subject=place, hint=hint)
+
+
+def holds_bundle(directory: Path) -> bool:
+    """Whether a directory is a bundle or what is left of one. Raises InputError if it cannot be looked into."""
+    try:
+        return any((directory / name).exists() for name in RECORD_FORMS)
+    except OSError as error:
+        raise InputError(f"cannot be listed: {error.strerror}", subject=str(directory)) from error
+
+
+def bundle_around(file: Path) -> Path | None:
+    """The bundle that a file stands for: the record, its other forms, or the closing statement, in its bundle.
+
+    Any other file of a bundle beside it is enough: taking files away must never turn the check of a bundle into
+    that of one signature.
+
+    Args:
+        file: a file as somebody named it.
+
+    Returns:
+        Its directory, or None for a file that lies alone, or among things that are no bundle's.
+    """
+    if file.name not in RECORD_FORMS or not file.parent.is_dir():
+        return None
+    marks = _FIXED - {ATTESTATION, SIGSTORE, README, file.name}
+    found = (entry.name in marks or _STAMP_NAME.fullmatch(entry.name) for entry in file.parent.iterdir())
+    return file.parent if any(found) else None
 
 
 def refuse_inside_bundle(target: Path) -> None:

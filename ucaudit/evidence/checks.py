@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ucaudit.core.errors import VerificationError
+from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, PolicyViolationError, VerificationError
 from ucaudit.core.records import Attestation
 from ucaudit.evidence.times import TrustedTime, TrustedTimes
 from ucaudit.evidence.trust import TrustedKey
@@ -81,6 +81,8 @@ class Verification:
     """The per-token values, as read and compared with the signed digests."""
     signers: tuple[TrustedKey, ...] = ()
     """The keys that made the record and count."""
+    closers: tuple[TrustedKey, ...] = ()
+    """The keys that closed the bundle and count: not always those that made the record."""
     endorsements: list[Endorsed] = field(default_factory=list)
     times: TrustedTimes = field(default_factory=TrustedTimes)
 
@@ -107,5 +109,16 @@ class Verification:
 
     @property
     def authentic(self) -> bool:
-        """Whether nothing failed. It says nothing of the determination inside."""
+        """Whether the evidence held. It says nothing of the determination inside, nor of what a policy demands."""
+        return all(isinstance(check.error, PolicyViolationError) for check in self.failures)
+
+    @property
+    def admitted(self) -> bool:
+        """Whether nothing failed at all: neither the evidence nor, if one was applied, the policy."""
         return not self.failures
+
+    @property
+    def exit_code(self) -> int:
+        """0 if nothing failed; 5 if nothing but claims that could not be decided; else 1."""
+        codes = {check.error.exit_code if check.error else EXIT_FAIL for check in self.failures}
+        return EXIT_PASS if not codes else codes.pop() if len(codes) == 1 else EXIT_FAIL

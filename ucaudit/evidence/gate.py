@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from ucaudit.core.errors import PolicyViolationError
+from ucaudit.core.errors import InconclusiveError, PolicyViolationError
 from ucaudit.core.records import Attestation, Claim, parse_time
 from ucaudit.core.spans import span_fits
 from ucaudit.evidence.checks import Level, Verification
@@ -68,9 +68,16 @@ class _Rules:
         self._verification = verification
 
     def __call__(
-        self, slug: str, what: str, holds: bool, otherwise: str, fine: str, level: Level = "recorded"
+        self,
+        slug: str,
+        what: str,
+        holds: bool,
+        otherwise: str,
+        fine: str,
+        level: Level = "recorded",
+        kind: type[PolicyViolationError] = PolicyViolationError,
     ) -> None:
-        problem = None if holds else PolicyViolationError(otherwise, subject=slug)
+        problem = None if holds else kind(otherwise, subject=slug)
         self._verification.add(slug, what, problem, fine, level=level)
 
     @property
@@ -267,4 +274,5 @@ def _claim(claim: Claim, excuse: object, policy: Policy, moment: datetime, rule:
         rule.remark(f"claim-{claim.id}", "warn", what, f"{observed} (exception of {owner} until {expires})")
         return
     late = " (its exception has expired)" if expires is not None else ""
-    rule(f"claim-{claim.id}", what, False, observed + late, "", level)
+    kind = InconclusiveError if claim.verdict == "inconclusive" else PolicyViolationError
+    rule(f"claim-{claim.id}", what, False, observed + late, "", level, kind)

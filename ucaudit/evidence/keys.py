@@ -102,7 +102,9 @@ class PublicKey:
         try:
             key = load(data)
         except (ValueError, UnsupportedAlgorithm) as error:
-            hint = "this looks like a private key" if b"PRIVATE KEY" in data else None
+            hint = "give a .pub file in SPKI PEM form, or an OpenSSH public key line"
+            if b"PRIVATE KEY" in data:
+                hint = "this looks like a private key: give the .pub file beside it, and keep this one to yourself"
             raise MalformedKeyError("not a public key", subject=subject, hint=hint) from error
         der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return cls.from_spki(der, subject=subject)
@@ -226,8 +228,11 @@ def load_signer(spec: str, *, password: bytes | None = None) -> FileSigner:
         raise MalformedKeyError("unsupported kind of private key", subject=spec) from error
     except ValueError as error:
         if b"ENCRYPTED" in data and password is not None:
-            raise MalformedKeyError("wrong password, or a damaged key", subject=spec) from error
-        hint = "this is a public key; give the .pem file" if b"PUBLIC KEY" in data else None
+            hint = "see --password-file"
+            raise MalformedKeyError("wrong password, or a damaged key", subject=spec, hint=hint) from error
+        hint = "give a PKCS#8 PEM or OpenSSH private key, or env:NAME; ucaudit keygen makes one"
+        if b"PUBLIC KEY" in data:
+            hint = "this is a public key; give the .pem file"
         raise MalformedKeyError("not a private key", subject=spec, hint=hint) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise MalformedKeyError("not an Ed25519 key", subject=spec, hint="make one with ucaudit keygen")
@@ -252,7 +257,8 @@ def _key_data(spec: str) -> bytes:
         return read_limited(Path(spec), _MAX_KEY_FILE)
     value = os.environ.get(spec.removeprefix(_ENVIRONMENT_PREFIX))
     if value is None:
-        raise InputError("this environment variable is not set", subject=spec)
+        hint = "set it to the text of a private key, or give a file"
+        raise InputError("this environment variable is not set", subject=spec, hint=hint)
     if "\n" not in value.strip():
         value = value.replace("\\n", "\n")  # how some CI systems keep a text of several lines
     return value.encode("utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,17 @@ from ucaudit.core.spans import SPAN_PATTERN
 from ucaudit.evidence.suggest import refuse_unknown
 
 _MAX_POLICY: Final = 1 << 20
+_TEMPLATE_HINT: Final = "ucaudit policy init writes a commented policy to compare with"
 MINIMUM_WINDOWS: Final = 30
+CLAIM_IDS: Final = (
+    "ppl-ratio",
+    "mean-kl",
+    "top1-agreement",
+    "bits-per-weight",
+    "files-match-manifest",
+    "state-matches-published",
+)
+"""Every claim that a policy can make."""
 
 
 def _snake(name: str) -> str:
@@ -87,7 +96,7 @@ class Threshold(_Table):
 class GateRules(_Table):
     """What a gate demands beyond an authentic, passing record."""
 
-    max_age_days: Annotated[int, Field(ge=1)] = 365
+    max_age_days: Annotated[int, Field(ge=1, le=36_500)] = 365
     required_roles: tuple[Slug, ...] = ()
     min_signers: Annotated[int, Field(ge=1, le=20)] = 1
     distinct_signers: bool = False
@@ -182,7 +191,7 @@ def load_policy(path: Path) -> LoadedPolicy:
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedPolicyError(f"not toml: {error}", subject=str(path)) from error
+        raise MalformedPolicyError(f"not toml: {error}", subject=str(path), hint=_TEMPLATE_HINT) from error
     _refuse_typos(document, str(path))
     try:
         # By way of JSON, where strictness admits a list for a tuple, and still no "50" or true for a number.
@@ -191,7 +200,9 @@ def load_policy(path: Path) -> LoadedPolicy:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise MalformedPolicyError(f"{place}: {first['msg'].lower()}", subject=str(path)) from error
+        raise MalformedPolicyError(
+            f"{place}: {first['msg'].lower()}", subject=str(path), hint=_TEMPLATE_HINT
+        ) from error
     return LoadedPolicy(policy, path, sha256_hex(data))
 
 
@@ -261,42 +272,6 @@ def explain(policy: Policy) -> list[str]:
     for item in gate.exceptions:
         lines.append(f"Exception: {item.claim} may fail until {item.expires}; {item.owner} answers for it.")
     return lines
-
-
-def warnings(policy: Policy) -> list[str]:
-    """Settings that are weak or defeat themselves."""
-    found = []
-    rules, claims, gate = policy.measurement, policy.claims, policy.gate
-    if policy.reference.state_digest is None:
-        found.append("no [reference] state_digest: a degraded reference would give a ratio near 1 and pass")
-    if rules.corpus_sha256 is None:
-        found.append("no [measurement] corpus_sha256: the signer may choose a text that flatters the pack")
-    if rules.n < MINIMUM_WINDOWS:
-        found.append(f"n = {rules.n} is below {MINIMUM_WINDOWS}: no claim can pass")
-    if claims.ppl_ratio_max <= 1:
-        found.append("ppl_ratio_max of 1 or less: only a pack better than its reference could pass")
-    else:
-        half_width = 0.005 * 2.05 / math.sqrt(max(rules.n, 2))
-        if math.log(claims.ppl_ratio_max) < half_width:
-            found.append(
-                f"ppl_ratio_max = {claims.ppl_ratio_max:g} leaves less than a typical half-width of "
-                f"{half_width:.4f} at n = {rules.n}: expect inconclusive"
-            )
-    found.append(
-        "a ppl_ratio_max equal to the vendor's own point estimate can hardly pass: leave room for the interval"
-    )
-    roles = {*gate.required_roles, *(item.role for item in gate.thresholds)}
-    if roles - {"developer"} and not gate.distinct_signers:
-        found.append(
-            "distinct_signers = false: one key with two roles could make the record and vouch for it as well"
-        )
-    if gate.distinct_signers and not roles and gate.min_signers < 2:
-        found.append("distinct_signers without a required role or min_signers of 2 demands nothing")
-    if gate.allow_inconclusive:
-        found.append("allow_inconclusive: the gate admits packs whose claim was never shown to hold")
-    if not gate.require_ledger:
-        found.append("require_ledger = false: an unfavourable result can be dropped and measured again")
-    return found
 
 
 TEMPLATE: Final = """\

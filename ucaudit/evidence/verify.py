@@ -136,13 +136,16 @@ def _closing(bundle: OpenBundle, trust: Trust, result: Verification) -> None:
     predicate = statement.predicate
     if not isinstance(predicate, BundleClosing):
         raise MalformedRecordError(f"holds a {statement.predicate_type}, not a closing", subject=names.CLOSING)
-    judge_keys(signers, envelope, trust, "bundle", predicate.created, result)
+    result.closers = judge_keys(signers, envelope, trust, "bundle", predicate.created, result)
     hints = envelope.wrong_hints(signers)
     check_closing(bundle, statement, predicate.files, predicate.attestation_digest, result, wrong_hints=hints)
 
 
 def check_report(bundle: OpenBundle, report: Path, result: Verification) -> None:
-    """Compare a rendering with the digest in the bundle's closing statement: an edited word shows here.
+    """Compare a rendering with the reports in the bundle's closing statement: an edited word shows here.
+
+    The closing is what binds a report, and every key that is trusted for ``bundle`` may close: who did is said, and
+    a closer who did not make the record is remarked, for they may have put another report in.
 
     Raises:
         NotFoundError: there is no such file.
@@ -150,15 +153,23 @@ def check_report(bundle: OpenBundle, report: Path, result: Verification) -> None
     what = f"{report.name} against the closing statement"
     found = sha256_file(report)
     closing = bundle.closing
-    subjects = read_statement(closing).subjects if closing else ()
-    match = next((item.name for item in subjects if item.sha256 == found), None)
+    subjects = read_statement(closing).subjects if closing and result.closers else ()
+    reports = (item for item in subjects if item.name.startswith(names.REPORT_PREFIX))
+    match = next((item.name for item in reports if item.sha256 == found), None)
     problem = (
         None
         if match
         else DigestMismatchError(
-            f"sha-256 {found[:16]}… is not in the closed bundle",
+            f"sha-256 {found[:16]}… is no report of the closed bundle",
             subject=report.name,
             hint="the report was edited, or was rendered elsewhere; the signed record governs",
         )
     )
-    result.add("report", what, problem, f"is {match}")
+    closers = " and ".join(entry.principal for entry in result.closers)
+    result.add("report", what, problem, f"is {match}, in the bundle as {closers} closed it")
+    makers = {entry.person for entry in result.signers}
+    if match and not makers & {entry.person for entry in result.closers}:
+        detail = (
+            f"{closers} closed the bundle and did not make the record: the wording is vouched for by them alone"
+        )
+        result.remark("report-closer", "warn", f"who vouches for {report.name}", detail)

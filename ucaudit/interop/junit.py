@@ -20,7 +20,7 @@ def junit_xml(suite: str, result: Verification) -> bytes:
     skipped = sum(check.status == "not-checked" for check in result.checks)
     root = ET.Element(
         "testsuite",
-        name=suite,
+        name=_legal(suite),
         tests=str(len(result.checks)),
         failures=str(len(result.failures)),
         errors="0",
@@ -35,6 +35,27 @@ def junit_xml(suite: str, result: Verification) -> bytes:
             ET.SubElement(case, "skipped", message=_legal(check.detail))
         else:
             ET.SubElement(case, "system-out").text = _legal(check.detail)
+    return _xml(root)
+
+
+def junit_error(suite: str, code: str, message: str) -> bytes:
+    """A suite that came to no verdict: one case with an ``<error>``, which no CI system shows as green.
+
+    Args:
+        suite: the suite's name.
+        code: the error's stable slug.
+        message: what happened.
+
+    Returns:
+        UTF-8 XML.
+    """
+    root = ET.Element("testsuite", name=_legal(suite), tests="1", failures="0", errors="1", skipped="0")
+    case = ET.SubElement(root, "testcase", classname="ucaudit.gate", name="the gate came to a verdict")
+    ET.SubElement(case, "error", type=code, message=_legal(message))
+    return _xml(root)
+
+
+def _xml(root: ET.Element) -> bytes:
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,14 +10,13 @@ from ucaudit.core.digest import FileManifest
 from ucaudit.core.errors import (
     DigestMismatchError,
     InputError,
-    NotFoundError,
     StateDriftError,
     UnavailableError,
     VerificationError,
 )
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Attestation
-from ucaudit.evidence.bundle import ATTESTATION, OpenBundle, open_bundle
+from ucaudit.evidence.bundle import OpenBundle
 from ucaudit.evidence.verify import Verification
 from ucaudit.packs.opened import OpenedPack, open_pack
 
@@ -166,33 +164,3 @@ def check_state(
     )
     fine = f"{len(found.entries)} tensors agree"
     result.add("pack-state", "reconstructed tensors against STATE", problem, fine, level="re-measured")
-
-
-def select_bundle(evidence: Path, pack: Path, *, excludes: Sequence[str] = ()) -> OpenBundle:
-    """The bundle to judge a pack by.
-
-    Args:
-        evidence: a bundle, or a directory that holds bundles.
-        pack: the pack; among several bundles the newest that attests exactly its files is taken.
-        excludes: patterns that the policy leaves out of the pack digest.
-
-    Raises:
-        NotFoundError: there is no bundle at all.
-    """
-    if (evidence / ATTESTATION).exists() or not evidence.is_dir():
-        return open_bundle(evidence)
-    candidates = [open_bundle(path.parent) for path in sorted(evidence.glob(f"[!.]*/{ATTESTATION}"))]
-    if not candidates:
-        raise NotFoundError("no evidence bundle in it", subject=str(evidence), hint="the pack is unsigned")
-    if len(candidates) == 1:
-        return candidates[0]
-    digest = open_pack(pack, excludes=excludes).file_manifest().digest
-
-    def rank(bundle: OpenBundle) -> tuple[bool, str]:
-        try:
-            record = bundle.record
-        except InputError:
-            return False, ""
-        return record.pack.pack_digest == digest, record.created
-
-    return max(candidates, key=rank)

@@ -1,4 +1,6 @@
-"""From an evidence bundle to a report. Nothing is rendered from a bundle whose files are not the signed ones."""
+"""From an evidence bundle to a report. Nothing is rendered from a bundle whose files are not the signed ones, or
+whose figures and verdicts do not follow from them: a rendering says PASS in large letters.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,15 @@ from typing import Literal
 
 from ucaudit.core.errors import DigestMismatchError, LedgerInconsistentError
 from ucaudit.core.records import Statement
-from ucaudit.core.tokenvalues import load
-from ucaudit.evidence.authentic import find_signers, judge_keys
 from ucaudit.evidence.bundle import LEDGER_ENTRY, LEDGER_PROOF, PACK_MANIFEST, STATE, OpenBundle, cited
 from ucaudit.evidence.checks import Verification
-from ucaudit.evidence.endorsements import binding_problem, check_endorsements, endorsement_of
+from ucaudit.evidence.contents import check_contents
+from ucaudit.evidence.endorsements import binding_problem, endorsement_of
 from ucaudit.evidence.ledger import Checkpoint, LedgerEntry, LedgerProof, verify_proof
 from ucaudit.evidence.ledger.note import SignedNote
 from ucaudit.evidence.signing import Envelope
-from ucaudit.evidence.stamps import collect_times
-from ucaudit.evidence.trust import Trust, TrustedKey, trusted_ledgers
+from ucaudit.evidence.trust import Trust, trusted_ledgers
+from ucaudit.evidence.verify import verify_bundle
 from ucaudit.report.render import render_html, render_pdf
 from ucaudit.report.view import EndorsementFacts, LedgerFacts, ReportView, build_view
 
@@ -36,29 +37,38 @@ def render_bundle(
 
 
 def bundle_view(bundle: OpenBundle, profile: str, *, trust: Trust | None = None) -> ReportView:
-    """Check what the bundle cites, and collect what a report prints.
+    """Check the bundle, and collect what a report prints.
 
     Args:
-        bundle: opened; its files are compared with the record's digests here.
+        bundle: opened. Its files are compared with the record's digests here, and figures, verdicts and
+            determination derived again. It need not be closed yet, unless there is a trust file.
         profile: a profile's name, or the path of a profile file.
-        trust: without it the report says that no key was checked.
+        trust: whatever :func:`verify_bundle` finds under it is refused; without it the report says that no key
+            was checked.
 
     Raises:
         NotFoundError: a cited file, or the profile, is missing.
         DigestMismatchError: a cited file is not the one that was recorded, or a subject contradicts it.
-        VerificationError: ``trust`` is given, and a key does not count: of the record, or of an endorsement.
+        VerificationError: the record does not follow from its files; or ``trust`` is given, and the evidence does
+            not hold under it.
         LedgerInconsistentError: the ledger proof is about another record, or does not hold.
         InputError: something in the bundle is malformed.
     """
-    key_id = _hint(bundle.attestation)
-    signer, seen = None, None
-    result = Verification(envelope_digest=bundle.attestation.digest)
+    key_id, signer, seen = _hint(bundle.attestation), None, None
+    statement, record = bundle.statement, bundle.record
     if trust is not None:
-        signer = _signer(bundle, trust, result)
+        result = verify_bundle(bundle, trust)
+        _raise_first(result)
+        signer = result.signers[0]
         key_id = signer.key.key_id
         seen = result.times.seen(bundle.attestation.digest)
-    statement = bundle.statement
-    bundle.check_artefacts()
+        endorsements = [EndorsementFacts.checked(item) for item in result.endorsements]
+    else:
+        bundle.check_artefacts()
+        result = Verification(envelope_digest=bundle.attestation.digest)
+        check_contents(bundle, statement, record, result)
+        _raise_first(result)
+        endorsements = _unchecked_endorsements(bundle)
     _check_subjects(bundle, statement)
     return build_view(
         statement,
@@ -67,8 +77,8 @@ def bundle_view(bundle: OpenBundle, profile: str, *, trust: Trust | None = None)
         principal=signer.principal if signer else None,
         roles=signer.roles if signer else (),
         seen=str(seen) if seen else None,
-        endorsements=_endorsements(bundle, trust, result),
-        values=load(bundle.path),
+        endorsements=endorsements,
+        values=result.values,
         ledger=_ledger(bundle, trust),
         profile=profile,
         payload_digest=bundle.attestation.payload_digest,
@@ -79,19 +89,8 @@ def _hint(envelope: Envelope) -> str:
     return next((item.key_hint for item in envelope.signatures if item.key_hint), "")
 
 
-def _signer(bundle: OpenBundle, trust: Trust, result: Verification) -> TrustedKey:
-    """The trusted key that made the record and counts, judged as ``ucaudit verify`` judges it."""
-    signers = find_signers(bundle.attestation, trust, result, "attestation")
-    _raise_first(result)
-    collect_times(bundle, trust, result)
-    result.record = bundle.record
-    good = judge_keys(signers, bundle.attestation, trust, "attestation", bundle.record.created, result)
-    _raise_first(result)
-    return good[0]
-
-
 def _raise_first(result: Verification) -> None:
-    """A finding about a key or an endorsement: nothing is rendered."""
+    """Any finding: nothing is rendered."""
     for check in result.failures:
         if check.error is not None:
             raise check.error
@@ -107,12 +106,8 @@ def _check_subjects(bundle: OpenBundle, statement: Statement) -> None:
             raise DigestMismatchError(f"subject {item.name!r} is not what the record cites", subject=PACK_MANIFEST)
 
 
-def _endorsements(bundle: OpenBundle, trust: Trust | None, result: Verification) -> list[EndorsementFacts]:
-    """Endorsements of this record; with a trust file only if all of them count."""
-    if trust is not None:
-        check_endorsements(bundle, trust, result)
-        _raise_first(result)
-        return [EndorsementFacts.checked(item) for item in result.endorsements]
+def _unchecked_endorsements(bundle: OpenBundle) -> list[EndorsementFacts]:
+    """Endorsements of this record, their signatures not judged."""
     found = []
     for envelope, statement in bundle.endorsements:
         problem = binding_problem(statement, bundle.attestation.digest, envelope.subject)

@@ -135,7 +135,7 @@ def read_profile(path: Path) -> Profile:
     try:
         return Profile.model_validate(tomllib.loads(data.decode("utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not toml: {error}", subject=str(path)) from error
+        raise InputError(f"not toml: {error}", subject=str(path), hint="see docs/report.md") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "profile"

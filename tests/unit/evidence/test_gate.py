@@ -1,20 +1,17 @@
 """The gate: each rule refuses for its own reason."""
 
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from bundles import make_bundle, make_setting, make_values, remeasured
 
-from ucaudit.core.errors import NotFoundError
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.gate import apply_policy
 from ucaudit.evidence.policy import load_policy
 from ucaudit.evidence.trust import load_trust
 from ucaudit.evidence.verify import verify_bundle
 from ucaudit.interop.junit import junit_xml
-from ucaudit.packs.compare import select_bundle
 
 BASE = {
     "measurement": {"n": 30, "seq_len": 8},
@@ -122,21 +119,6 @@ def test_exceptions_excuse_until_they_expire(setting, tmp_path):
     text = '\n[[gate.exceptions]]\nclaim = "ppl-ratio"\nowner = "o"\nrationale = "r"\nexpires = "{}"\n'
     assert gate(failing, setting, tmp_path, extra=text.format("2099-01-01T00:00:00Z"))[0] == set()
     assert gate(failing, setting, tmp_path, extra=text.format("2020-01-01T00:00:00Z"))[0] == {"claim-ppl-ratio"}
-
-
-def test_of_many_bundles_the_one_about_this_pack(setting, tmp_path):
-    with pytest.raises(NotFoundError, match="no evidence"):
-        select_bundle(tmp_path, setting.pack)
-    many = tmp_path / "many"
-    many.mkdir()
-    other = make_setting(tmp_path / "other")
-    make_bundle(setting, many / "a")
-    make_bundle(
-        other, many / "b", pack=open_bundle(many / "a").record.pack.model_copy(update={"pack_digest": "0" * 64})
-    )
-    assert select_bundle(many, setting.pack).path.name == "a"
-    renamed = shutil.copytree(setting.pack, tmp_path / "renamed")
-    assert select_bundle(many, renamed).path.name == "a"
 
 
 # --- texts with rows ---------------------------------------------------------------------------------------

@@ -139,8 +139,10 @@ def test_the_planner_cannot_contribute(setting: Setting) -> None:
     add_key(setting.trust, key, "Signer@Tests.invalid", roles=(), predicate_types=("seed",))
     bundle = make_bundle(setting, setting.root / "own", contribute=nonce(setting.signer))
     assert failed(check(setting, bundle)) == ["seed-key", "seed-source"]  # its key is not trusted for seeds
-    bundle = make_bundle(setting, setting.root / "second", contribute=nonce(load_signer(str(private))))
-    assert failed(check(setting, bundle)) == ["seed-source"]
+    other = make_setting(setting.root / "other")  # a plan takes one seed only
+    add_key(other.trust, key, "Signer@Tests.invalid", roles=(), predicate_types=("seed",))
+    bundle = make_bundle(other, other.root / "second", contribute=nonce(load_signer(str(private))))
+    assert failed(check(other, bundle)) == ["seed-source"]
 
 
 def test_a_key_is_trusted_for_seeds_only_if_that_is_said(setting: Setting) -> None:
@@ -166,20 +168,15 @@ def test_another_seed_than_follows(setting: Setting, auditor: FileSigner) -> Non
     assert {"seed", "draw", "plan"} <= set(failed(check(setting, bundle)))
 
 
-def test_the_gate_takes_an_outside_seed_for_the_policys(setting: Setting, auditor: FileSigner) -> None:
+@pytest.mark.parametrize(("who", "expected"), [("auditor", "pass"), (None, "pass"), ("signer", "fail")])
+def test_the_gate_takes_an_outside_seed_for_the_policys(
+    setting: Setting, auditor: FileSigner, who: str | None, expected: str
+) -> None:
     policy = Policy(claims=ClaimRules(ppl_ratio_max=2.0), measurement=MeasurementRules(n=30, seq_len=8))
-    cases = {
-        "outside": (nonce(auditor), "pass"),
-        "policy's": (None, "pass"),
-        "own": (nonce(setting.signer), "fail"),
-    }
-    for name, (contribute, expected) in cases.items():
-        bundle = make_bundle(setting, setting.root / name, contribute=contribute)
-        result = check(setting, bundle)
-        apply_policy(result, policy)
-        assert [item.status for item in result.checks if item.what == "the seed that chose the windows"] == [
-            expected
-        ]
+    contribute = None if who is None else nonce(auditor if who == "auditor" else setting.signer)
+    result = check(setting, make_bundle(setting, setting.root / "bundle", contribute=contribute))
+    apply_policy(result, policy)
+    assert [item.status for item in result.checks if item.what == "the seed that chose the windows"] == [expected]
 
 
 @pytest.mark.parametrize("gone", [names.SEED_PROOF, names.LEDGER_PROOF, names.PLAN_PROOF])

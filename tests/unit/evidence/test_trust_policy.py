@@ -7,8 +7,9 @@ from people import vkey_of
 
 from ucaudit.core.errors import InputError, MalformedPolicyError, RefusedError
 from ucaudit.evidence.keys import generate
-from ucaudit.evidence.policy import explain, load_policy, profiles, template, warnings
+from ucaudit.evidence.policy import CLAIM_IDS, explain, load_policy, profiles, template
 from ucaudit.evidence.trust import add_key, add_ledger, load_trust
+from ucaudit.evidence.weak_policy import warnings
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -122,6 +123,7 @@ def write(tmp_path, text):
         ('[claims]\nppl_ratio_max = 1.1\n[gate]\nrequire_ledger = "false"', "gate.require_ledger", None),
         ("[claims]\nppl_ratio_max = 1.1\n[measurement]\nn = true", "measurement.n", None),
         ("[claims]\nppl_ratio_max = 1.1\n[measurement]\nn = 50.0", "measurement.n", None),
+        ("[claims]\nppl_ratio_max = 1.1\n[gate]\nmax_age_days = 99999999999", "gate.max_age_days", None),
     ],
 )
 def test_malformed_policies(tmp_path, text, reason, hint):
@@ -159,3 +161,53 @@ def test_weak_settings_are_warned_of(tmp_path):
         "point estimate",
     ):
         assert word in found
+
+
+EXCEPTION = '[[gate.exceptions]]\nclaim = "{}"\nowner = "o"\nrationale = "r"\nexpires = "{}"\n'
+
+
+@pytest.mark.parametrize(
+    ("claims", "rest", "words"),
+    [
+        ("confidence = 0.5", "", "25% would pass by chance"),
+        ("ppl_ratio_max = 100.0", "", "9900% worse than its reference's"),
+        ("bits_per_weight_max = 16.0", "", "a bf16 checkpoint would meet it"),
+        ("", "[measurement]\nseq_len = 2\n", "seq_len = 2"),
+        ("", "[gate]\nmax_age_days = 36500\n", "evidence of 99.9 years counts"),
+        ("", '[gate]\nexclude = ["manifest.json"]\n', "exclude manifest.json: what lies there is in no digest"),
+        (
+            "",
+            EXCEPTION.format("pl-ratio", "2026-12-01T00:00:00Z"),
+            "no such claim, so it excuses nothing; did you mean ppl-",
+        ),
+        (
+            "",
+            EXCEPTION.format("mean-kl", "2026-12-01T00:00:00Z"),
+            "exception for mean-kl: this policy makes no such",
+        ),
+        ("", EXCEPTION.format("ppl-ratio", "9999-01-01T00:00:00Z"), "that is no exception"),
+        ("", EXCEPTION.format("ppl-ratio", "2026-05-01T00:00:00Z"), "it expired at 2026-05-01"),
+    ],
+)
+def test_each_weak_setting_adds_its_warning(tmp_path, claims, rest, words):
+    def found(claims, rest):
+        ratio = "" if "ppl_ratio_max" in claims else "ppl_ratio_max = 1.0125\n"
+        return warnings(load_policy(write(tmp_path, f"[claims]\n{ratio}{claims}\n{rest}")).policy, at=AT)
+
+    (added,) = set(found(claims, rest)) - set(found("", ""))
+    assert words in added
+
+
+def test_what_is_not_weak_is_not_warned_of(tmp_path):
+    strong = (
+        "[claims]\nppl_ratio_max = 1.05\nmean_kl_max = 0.1\n[gate]\nexclude = ['.git/']\nmax_age_days = 365\n"
+        + EXCEPTION.format("mean-kl", "2027-06-01T00:00:00Z")
+    )
+    found = " ".join(warnings(load_policy(write(tmp_path, strong)).policy, at=AT))
+    assert "exclude" not in found and "exception" not in found and "max_age_days" not in found
+
+
+def test_every_claim_has_its_id(tmp_path):
+    every = "[claims]\nppl_ratio_max = 1.1\nmean_kl_max = 0.1\ntop1_agreement_min = 0.9\nbits_per_weight_max = 6.0"
+    policy = load_policy(write(tmp_path, every)).policy
+    assert tuple(claim.id for claim in policy.planned_claims(publishes_state=True, has_manifest=True)) == CLAIM_IDS

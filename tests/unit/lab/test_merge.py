@@ -243,7 +243,7 @@ def test_the_commands(bench, whole, tmp_path) -> None:
     assert (done.code, done.json["error"]["code"]) == (3, "refused")
     assert "windows 4:7 of the 7 drawn are missing" in done.json["error"]["message"]
     done = ucaudit("measure", bench.pack, *common, "--windows", "5:9", "--out", tmp_path / "q")
-    assert (done.code, done.err.splitlines()[-1]) == (
+    assert (done.code, done.err.splitlines()[-2]) == (
         3,
         "ucaudit: error: windows 5:9 are asked for, there are 7",
     )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import Setting, make_bundle, make_setting
+from bundles import Setting, make_bundle, make_setting, make_values
 from click.testing import CliRunner
 from people import Authority
 
@@ -25,10 +26,10 @@ from ucaudit.core.errors import (
     VerificationError,
 )
 from ucaudit.core.files import write_bytes
-from ucaudit.core.records import Endorsement, Subject, Tool, make_statement
+from ucaudit.core.records import Attestation, Endorsement, Subject, Tool, make_statement
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import open_bundle
-from ucaudit.evidence.keys import generate, load_signer
+from ucaudit.evidence.keys import Signer, generate, load_signer
 from ucaudit.evidence.signing import sign
 from ucaudit.evidence.trust import add_key, load_trust, revoke
 from ucaudit.report import bundle_view, render_bundle
@@ -62,7 +63,12 @@ def test_facts_of_a_bundle(honest: Path, setting: Setting) -> None:
     assert view.ledger[0].value == "tests.invalid/log"
     assert "holds under the ledger key" in view.ledger[2].value
     assert all(figure.svg for figure in view.charts)
-    assert {fact.label for fact in view.files} == {"manifest.json", "layer-00000.safetensors", "notes/.hidden"}
+    assert {fact.label for fact in view.files} == {
+        "STATE",
+        "manifest.json",
+        "layer-00000.safetensors",
+        "notes/.hidden",
+    }
     assert view.plan[1].value.endswith("of tests.invalid/log")
 
 
@@ -103,6 +109,42 @@ def test_an_edited_artefact_is_not_rendered(copy: Path, name: str) -> None:
         bundle_view(open_bundle(copy), "soc2")
 
 
+def call_it_a_pass(record: Attestation) -> Attestation:
+    first = record.claims[0].model_copy(update={"verdict": "pass"})
+    return record.model_copy(update={"determination": "pass", "claims": (first, *record.claims[1:])})
+
+
+def flatter(record: Attestation) -> Attestation:
+    ratio = record.results.ratio.model_copy(update={"estimate": 1.001, "lower": 1.0005, "upper": 1.0015})
+    better = record.results.model_copy(update={"ratio": ratio})
+    return call_it_a_pass(record).model_copy(update={"results": better})
+
+
+@pytest.mark.parametrize("lie", [call_it_a_pass, flatter])
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_record_that_does_not_follow_from_its_files_is_not_rendered(
+    setting: Setting, tmp_path: Path, lie: Callable[[Attestation], Attestation], checked: bool
+) -> None:
+    """`verify` and `bound` refuse it: no report may say PASS for it."""
+    values = make_values(drift=0.05)
+    bundle = make_bundle(setting, tmp_path / "b", values=values, change_record=lie)
+    out = tmp_path / "r.html"
+    done = run(bundle, "--profile", "soc2", "--out", out, *(("--trust", setting.trust) if checked else ()))
+    assert isinstance(done.exception, VerificationError), done.output
+    assert done.exception.subject in ("claims", "results")
+    assert not out.exists()
+
+
+def test_a_deviation_that_the_record_hides_is_not_rendered(setting: Setting, tmp_path: Path) -> None:
+    def hide(record: Attestation) -> Attestation:
+        assert record.plan is not None
+        return record.model_copy(update={"policy": record.policy.model_copy(update={"sha256": "9" * 64})})
+
+    bundle = make_bundle(setting, tmp_path / "b", change_record=hide)
+    with pytest.raises(VerificationError, match="undeclared deviation"):
+        bundle_view(open_bundle(bundle), "soc2", trust=load_trust(setting.trust))
+
+
 def test_a_foreign_key_is_refused(honest: Path, tmp_path: Path) -> None:
     _, _, key = generate(tmp_path, "other", password=None)
     add_key(tmp_path / "trust.toml", key, "other", roles=())
@@ -137,7 +179,7 @@ def test_a_proof_of_another_record_is_refused(copy: Path, setting: Setting, tmp_
         bundle_view(open_bundle(copy), "soc2")
 
 
-def endorse(copy: Path, setting: Setting, digest: str) -> None:
+def endorse(copy: Path, setting: Setting, digest: str, closer: Signer | None = None) -> None:
     predicate = Endorsement(
         created="2026-11-24T12:00:00Z",
         tool=Tool(name="ucaudit", version="0"),
@@ -150,6 +192,7 @@ def endorse(copy: Path, setting: Setting, digest: str) -> None:
     envelope = sign(statement.to_bytes(), setting.signer, subject="endorsement")
     chain = copy / names.CHAIN
     write_bytes(chain, chain.read_bytes() + envelope.raw)
+    names.close_bundle(copy, closer or setting.signer)
 
 
 def test_endorsements(copy: Path, setting: Setting, tmp_path: Path) -> None:
@@ -179,12 +222,16 @@ def test_a_trusted_time_is_printed_and_outlives_a_revocation(copy: Path, setting
     before = bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
     assert before.signer.seen.startswith("not assessed")
     write_bytes(copy / names.STAMP, authority.stamp(open_bundle(copy).attestation.raw))
+    write_bytes(copy / "timestamp-2.tsr", authority.stamp((copy / names.PLAN).read_bytes()))
+    names.close_bundle(copy, setting.signer)
+    write_bytes(copy / names.CLOSING_STAMP, authority.stamp((copy / names.CLOSING).read_bytes()))
     revoke(trust, "key", 0, at="2099-01-01T00:00:00Z", reason="planned")
     view = bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
     assert "time-stamp authority the authority" in view.signer.seen
     html = render_bundle(open_bundle(copy), "soc2", trust=load_trust(trust), kind="html").decode()
     assert view.signer.seen in html
     (copy / names.STAMP).unlink()
+    names.close_bundle(copy, setting.signer)
     with pytest.raises(UntrustedKeyError, match="no trusted time"):
         bundle_view(open_bundle(copy), "soc2", trust=load_trust(trust))
 
@@ -192,7 +239,7 @@ def test_a_trusted_time_is_printed_and_outlives_a_revocation(copy: Path, setting
 def test_an_endorsement_under_an_unknown_key(copy: Path, setting: Setting, tmp_path: Path) -> None:
     private, _, _ = generate(tmp_path / "k", "stranger", password=None)
     stranger = Setting(setting.root, load_signer(str(private)), setting.trust, setting.ledger, setting.pack)
-    endorse(copy, stranger, open_bundle(copy).attestation.digest)
+    endorse(copy, stranger, open_bundle(copy).attestation.digest, closer=setting.signer)
     with pytest.raises(UntrustedKeyError):
         bundle_view(open_bundle(copy), "fda", trust=load_trust(setting.trust))
 

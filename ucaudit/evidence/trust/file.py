@@ -79,7 +79,8 @@ def toml_document(data: bytes, *, subject: str) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedPolicyError(f"not toml: {error}", subject=subject) from error
+        hint = "docs/trust.md shows a trust file; ucaudit trust add writes one"
+        raise MalformedPolicyError(f"not toml: {error}", subject=subject, hint=hint) from error
     except RecursionError as error:
         raise MalformedPolicyError("nested too deeply", subject=subject) from error
 

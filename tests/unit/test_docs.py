@@ -1,0 +1,29 @@
+"""Lists in docs/ that repeat a list of the code: they name exactly the same things."""
+
+import re
+from pathlib import Path
+
+from ucaudit.evidence import bundle as names
+from ucaudit.evidence.trust import PREDICATES
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def quoted(text):
+    return set(re.findall(r"`([^`]+)`", text))
+
+
+def test_every_type_of_record_is_in_the_page_on_trust():
+    (line,) = re.findall(r"^predicate-types = .*# of: (.*)$", (DOCS / "trust.md").read_text(), re.MULTILINE)
+    assert set(line.split(", ")) == set(PREDICATES)
+
+
+def test_every_file_of_a_bundle_is_in_the_page_on_the_record():
+    page = (DOCS / "record-format.md").read_text()
+    table = page.split("## Bundle")[1].split("| file | is |")[1].split("\n\n")[0]
+    listed = {name for row in table.splitlines()[2:] for name in quoted(row.split("|")[1])}
+    made = {name for key, name in vars(names).items() if key.isupper() and isinstance(name, str) and key[0] != "_"}
+    made -= {names.REPORT_PREFIX}
+    made |= set(names.VALUE_FILES)
+    patterns = {"report-*", "nll-*.safetensors", "timestamp-2.tsr", "timestamp-99.tsr"}
+    assert listed - patterns == made - {"nll-reference.safetensors", "nll-pack.safetensors"}
