@@ -82,6 +82,7 @@ def test_a_policy_that_cannot_be_measured(desk, tmp_path, elsewhere, old, new, w
     refused(run(desk, tmp_path, policy=elsewhere(old, new)), 3, word)
 
 
+@pytest.mark.slow
 def test_pack_and_reference_are_the_same(desk, tmp_path):
     refused(run(desk, tmp_path, pack=desk.reference), 3, "the same files")
     copy = shutil.copytree(desk.reference, tmp_path / "copy")
@@ -95,6 +96,7 @@ def test_pack_and_reference_are_the_same(desk, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy"]
 
 
+@pytest.mark.slow
 def test_a_reference_of_another_shape(desk, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -105,6 +107,7 @@ def test_a_reference_of_another_shape(desk, tmp_path):
     refused(run(desk, tmp_path, reference=other), 3, "other tensors: model.norm.weight")
 
 
+@pytest.mark.slow
 def test_an_output_inside_the_pack(desk, tmp_path, pack_copy):
     refused(run(desk, tmp_path, pack=pack_copy, out=pack_copy / "bundle"), 3, "which is an input")
 

@@ -56,7 +56,14 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it on purpose."""
 
 
-@pytest.mark.parametrize("place", ["before the ledger", "after the ledger", "rendering", "closing", "naming"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "after the ledger",
+        "naming",
+        *(pytest.param(place, marks=pytest.mark.slow) for place in ("before the ledger", "rendering", "closing")),
+    ],
+)
 def test_a_kill_anywhere_after_signing(request_, tmp_path, monkeypatch, desk, place):
     def die(*_, **__):
         raise Killed

@@ -31,6 +31,7 @@ def measure(desk, corpus: Path, out: Path, *words):
     )
 
 
+@pytest.mark.slow
 def test_rows_of_a_file(desk, rows, tmp_path) -> None:
     done = measure(desk, rows, tmp_path / "o", "--text-column", "content", "--rows", "10:30", "--json")
     assert done.code == 0, done.err
@@ -43,6 +44,7 @@ def test_rows_of_a_file(desk, rows, tmp_path) -> None:
     assert tail.json["measurement"]["corpus"]["rows"] == "20:40"
 
 
+@pytest.mark.slow
 def test_parquet_and_json_lines_with_the_same_rows_give_the_same_values(desk, rows, tmp_path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -111,6 +113,7 @@ def test_another_text_that_shares_nothing(desk, tmp_path) -> None:
     assert found["overlapSearch"]["ngramWords"] == 13
 
 
+@pytest.mark.slow
 def test_text_of_the_calibration_is_refused_unless_forced(desk, tmp_path) -> None:
     seen = (desk.root / "calibration.txt").read_text(encoding="utf-8")
     (tmp_path / "edited.txt").write_text("A new beginning. " + seen, encoding="utf-8")
@@ -126,6 +129,7 @@ def test_text_of_the_calibration_is_refused_unless_forced(desk, tmp_path) -> Non
     assert (forced.json["measurement"]["calibrationOverlap"], search["shared"] > 0) == ("forced", True)
 
 
+@pytest.mark.slow
 def test_the_wrong_calibration_text(desk, tmp_path) -> None:
     done = measure(desk, desk.root / "text.txt", tmp_path / "o", "--calibration", desk.root / "text.txt")
     assert done.code == 3

@@ -137,6 +137,7 @@ def test_junit_stays_out_of_the_bundle(desk, bundle_copy, tmp_path, trust):
     one(ucaudit("gate", desk.pack, *words, "--junit", bundle_copy / "gate.xml"), 3, "lies inside the bundle")
 
 
+@pytest.mark.slow
 def test_outputs_inside_an_input(desk, pack_copy, tmp_path):
     measured = ("--reference", desk.reference, "--corpus", desk.root / "text.txt", "--n", 2, "--seq-len", 16)
     for ran in (
@@ -179,6 +180,7 @@ def test_an_edited_envelope_is_not_a_missing_key(desk, bundle_copy, tmp_path, tr
     assert "trust add" not in ran.err
 
 
+@pytest.mark.slow
 def test_every_command_says_its_exit_code_in_json(desk, tmp_path, trust):
     place = tmp_path
     made = (

@@ -83,6 +83,7 @@ def checks(ran):
     return {item["slug"]: item for item in ran.json["checks"]}
 
 
+@pytest.mark.slow
 def test_an_auditors_seed_and_a_witnessed_time(desk, place):
     made = make_plan(desk, place, "--perturbation", "rank 4 instead of 2")
     assert "waiting for an outside party's seed" in made.err
@@ -181,6 +182,7 @@ def test_an_auditors_seed_and_a_witnessed_time(desk, place):
     assert "seen by 20" in found["claimed-time"]["detail"]
 
 
+@pytest.mark.slow
 def test_a_witnesss_cosignature_as_seed(desk, place):
     vkey = start_witness(place)
     make_plan(desk, place)

@@ -167,6 +167,7 @@ def test_size_at_the_margin(n: int, windows: float, seeds: float, noise: float) 
         assert careless > 0.12 * runs  # what leaving the seeds out would do
 
 
+@pytest.mark.slow
 def test_size_of_the_joint_tests() -> None:
     """Three attempts share one baseline. All at the margin: a refutation is wrong. One there: support is wrong."""
     draw = random.Random(5)

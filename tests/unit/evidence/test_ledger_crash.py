@@ -68,7 +68,13 @@ def check_after(path: Path, old: int, new: int) -> None:
     assert list(ledger.entries()) == [*leaves(0, old), *others(old, index), b"next"]
 
 
-@pytest.mark.parametrize(("old", "new"), [(0, 1), (5, 6), (5, 9), (250, 260), (255, 256), (256, 257), (511, 1030)])
+LARGER = [(5, 6), (250, 260), (255, 256), (256, 257), (511, 1030)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(0, 1), (5, 9), *(pytest.param(*case, marks=pytest.mark.slow) for case in LARGER)],
+)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_death_at_every_operation(ledger: Ledger, place: Path, old: int, new: int, after: bool) -> None:
     grow(ledger, old)
@@ -89,6 +95,7 @@ def test_death_at_every_operation(ledger: Ledger, place: Path, old: int, new: in
     pytest.fail("the append never came through")
 
 
+@pytest.mark.slow
 def test_a_dead_writer_twice_in_a_row(ledger: Ledger, place: Path) -> None:
     """The recovery itself may die as well, at any operation."""
     grow(ledger, 254)
@@ -140,6 +147,7 @@ def every_file(path: Path) -> Iterator[Path]:
     yield from sorted(item for item in path.rglob("*") if item.is_file())
 
 
+@pytest.mark.slow
 def test_every_file_cut_at_every_length(ledger: Ledger, place: Path) -> None:
     """Reported by verify, or it was nothing that counts; repaired, or reported by repair. Never a traceback."""
     grow(ledger, 1, 3, 6)
@@ -207,6 +215,7 @@ def test_a_full_disk_at_every_operation(
     pytest.fail("the append never came through")
 
 
+@pytest.mark.slow
 def test_a_file_system_that_really_is_full(ledger: Ledger, place: Path) -> None:
     """The kernel refuses the bytes beyond a limit, in the middle of a write (RLIMIT_FSIZE)."""
     grow(ledger, 40)

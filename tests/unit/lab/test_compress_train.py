@@ -122,6 +122,7 @@ def test_an_interrupted_trained_run_goes_on(model, text, tmp_path):
         assert (tmp_path / "made" / "pack" / file).read_bytes() == (tmp_path / "whole" / "pack" / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen3-moe", "mamba", "gemma2"])
 def test_every_kind_of_layer_can_be_trained_with_the_outputs_divergence(text, tmp_path, family):
     model = make_family(family, tmp_path / "model")

@@ -13,6 +13,7 @@ from ucaudit.packs.codecs import open_source
 MODELS = HERE / "models"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "mamba"])
 def test_three_calibrated_bits_are_far_better_than_three_rounded_ones(tmp_path, name):
     recorded = json.loads((MODELS / name / "training.json").read_text(encoding="utf-8"))["measured"]

@@ -224,6 +224,7 @@ def test_what_is_no_share_at_all(whole, shares, tmp_path) -> None:
 
 
 # --- as commands -------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_commands(bench, whole, tmp_path) -> None:
     common = ("--reference", bench.reference, "--corpus", bench.text, "--n", 7, "--seq-len", 24, "--threads", 1)
     parts = []

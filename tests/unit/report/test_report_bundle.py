@@ -138,7 +138,7 @@ def test_a_record_that_does_not_follow_from_its_files_is_not_rendered(
 def test_a_deviation_that_the_record_hides_is_not_rendered(setting: Setting, tmp_path: Path) -> None:
     def hide(record: Attestation) -> Attestation:
         assert record.plan is not None
-        return record.model_copy(update={"policy": record.policy.model_copy(update={"sha256": "9" * 64})})
+        return record.model_copy(update={"policy": record.policy.model_copy(update={"sha256": "8" * 64})})
 
     bundle = make_bundle(setting, tmp_path / "b", change_record=hide)
     with pytest.raises(VerificationError, match="undeclared deviation"):
