@@ -189,13 +189,14 @@ def compare_definitions(subject: Subject) -> list[Comparison]:
 
     same = values_of(map(on_its_grid, subject.logits(subject.reference)), subject.logits(subject.pack), windows)
     rows = []
-    for name, values, printed in (
-        (subject.name, same, theirs(on_its_grid)),
-        (f"{subject.name}, as measured", subject.whole.values, theirs(lambda logits: logits)),
+    for name, values, printed, digits in (
+        (subject.name, same, theirs(on_its_grid), 4),
+        # Its 16 bits move these by up to a unit in the fourth digit.
+        (f"{subject.name}, as measured", subject.whole.values, theirs(lambda logits: logits), 3),
     ):
         ours = figures(later_part(values, half))
         chosen = ours if values is same else AVERAGES
-        rows += [to_digits(name, figure, ours[figure], printed[figure]) for figure in chosen]
+        rows += [to_digits(name, figure, ours[figure], printed[figure], digits) for figure in chosen]
     return rows
 
 
