@@ -79,6 +79,8 @@ class Ggml:
         rows, columns = weight.shape
         if kind.endswith("_K") and columns % 256:
             kind = FALLBACK[kind]
+        if columns % 32:  # no block fits: llama.cpp stores such a matrix in half precision
+            return weight.half().float(), 2 * weight.numel(), "F16"
         number = TYPES[kind]
         self._library.ggml_quantize_init(number)
         source = weight.float().contiguous()
