@@ -37,7 +37,6 @@ class Run:
         pack: the directory that becomes the pack.
         state: what only this run reads.
         key: of the run.
-        resumed: whether there was something to go on from.
     """
 
     def __init__(self, root: Path, key: str) -> None:
@@ -45,7 +44,6 @@ class Run:
         self._root = root / key[:16]
         self.pack = self._root / "pack"
         self.state = self._root / "state"
-        self.resumed = self.state.is_dir()
         for directory in (self.pack, self.state):
             remove_leftovers(make_directory(directory))
 

@@ -79,7 +79,7 @@ def train_layer(
     Returns:
         The best encoding, tensor by tensor in the order of ``encoded``.
     """
-    tensors = [_Trained(place, tensor, layer) for place, tensor in encoded]
+    tensors = [_Trained(place, tensor) for place, tensor in encoded]
     count = len(lesson.hidden)
     held = list(range(HELD_OUT - 1, count, HELD_OUT)) or [count - 1]
     seen = [index for index in range(count) if index not in held]
@@ -186,7 +186,7 @@ class _Trained:
     not there; scales get the gradient of what the codes make of them; so do the overlay's factors.
     """
 
-    def __init__(self, place: Place, tensor: EncodedTensor, layer: nn.Module) -> None:
+    def __init__(self, place: Place, tensor: EncodedTensor) -> None:
         self.place = place
         self._tensor = tensor
         self._grid = Grid.of(tensor.levels)
