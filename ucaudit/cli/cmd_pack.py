@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, table
-from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, RefusedError
+from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError
 
 
 @click.command()
@@ -56,13 +56,12 @@ def pack(
         raise click.UsageError("--steps needs a text to train on: --calibration")
     if prepare_compute("cpu" if device == "auto" else device, threads) != "cpu":
         raise DeviceUnavailableError("the encoder runs on cpu only", subject=device, hint="--device cpu")
-    from ucaudit.core.files import require_outside
+    from ucaudit.core.files import require_outside, require_unused
     from ucaudit.lab.compress import Settings, compress, estimate
     from ucaudit.lab.compress_tensors import TensorSettings
     from ucaudit.packs.codecs import open_source
 
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise RefusedError("exists already and is not empty", subject=str(directory), hint="choose another --out")
+    require_unused(directory, hint="choose another --out")
     require_outside(directory, model)
     settings = Settings(
         TensorSettings(bits=bits, group=group, rank=rank), seed=seed, steps=steps, kl_weight=kl_weight

@@ -169,6 +169,12 @@ def require_writable_directory(path: Path) -> None:
         raise output_error(Path(path), error) from error
 
 
+def require_unused(out: Path, *, hint: str) -> None:
+    """Refuse an output directory that is a link, a file, or holds something. Raises RefusedError."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise RefusedError("exists already and is not empty", subject=str(out), hint=hint)
+
+
 def require_outside(target: Path, *inputs: Path) -> None:
     """Refuse an output inside an input directory: writing it would change what is examined. Raises RefusedError."""
     place = Path(os.path.realpath(target))

@@ -27,7 +27,7 @@ from ucaudit.core.errors import (
     RefusedError,
     UnsafePathError,
 )
-from ucaudit.core.files import is_temporary, make_directory, read_limited, write_bytes
+from ucaudit.core.files import is_temporary, make_directory, read_limited, require_unused, write_bytes
 from ucaudit.core.records import (
     Attestation,
     BundleClosing,
@@ -310,10 +310,7 @@ def staged(out: Path) -> Iterator[Path]:
         RefusedError: ``out`` exists and is not empty.
         OutputError: it cannot be made.
     """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise RefusedError(
-            "exists already and is not empty", subject=str(out), hint="choose another output directory"
-        )
+    require_unused(out, hint="choose another output directory")
     parent = make_directory(out.parent)
     try:
         stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))

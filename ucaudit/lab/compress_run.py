@@ -16,12 +16,13 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from ucaudit.core.errors import InputError, OutputError, RefusedError
+from ucaudit.core.errors import InputError, OutputError
 from ucaudit.core.files import (
     locked_directory,
     make_directory,
     read_limited,
     remove_leftovers,
+    require_unused,
     sync_directory,
     write_text,
 )
@@ -71,8 +72,7 @@ def unfinished(out: Path, key: str) -> Iterator[Run]:
         RefusedError: ``out`` exists and is not empty.
         OutputError: it cannot be made.
     """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise RefusedError("exists already and is not empty", subject=str(out), hint="choose another --out")
+    require_unused(out, hint="choose another --out")
     root = make_directory(make_directory(out.parent) / f".{out.name}.packing")
     with locked_directory(root):
         for other in root.iterdir():
