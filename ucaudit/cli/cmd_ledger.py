@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Final
 
 import click
 
+from ucaudit.cli.cmd_ledger_export import export
 from ucaudit.cli.cmd_ledger_witness import (
     attach,
     cosign,
@@ -20,9 +19,6 @@ from ucaudit.cli.cmd_ledger_witness import (
 )
 from ucaudit.cli.common import Output, key_options, key_password, new_file, output_options
 from ucaudit.core.errors import EXIT_PASS, NotFoundError
-
-_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 
 
 @click.group()
@@ -254,82 +250,5 @@ def repair(directory: Path, out: Output) -> int:
     return EXIT_PASS
 
 
-@ledger.command()
-@ledger_option
-@click.option("--from", "start", help="First day or UTC time, like 2026-01-01 or 2026-01-01T09:00:00Z.")
-@click.option("--to", "end", help="Last day or UTC time, inclusive.")
-@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
-@click.option("--out", "target", type=click.Path(path_type=Path), help="Write the list here.")
-@witness_options
-@output_options
-def export(
-    directory: Path,
-    start: str | None,
-    end: str | None,
-    form: str,
-    target: Path | None,
-    witnesses: tuple[str, ...],
-    trust_file: Path | None,
-    out: Output,
-) -> int:
-    """List every entry of a period: good, bad, open and abandoned.
-
-    The ledger is checked first. Plans from before the period that were still
-    open when it began are listed too. The completeness statement is part of the
-    JSON form; beside a CSV file it is written as FILE.completeness.json.
-    """
-    from ucaudit.core.files import write_text
-    from ucaudit.core.strictjson import dumps
-    from ucaudit.evidence.ledger import Ledger, export_period, to_csv
-
-    if target is not None:
-        new_file(target)
-    first = _moment(start, "T00:00:00Z", "--from")
-    last = _moment(end, "T23:59:59Z", "--to")
-    if first is not None and last is not None and first > last:
-        raise click.UsageError("--from is later than --to")
-    keys = witness_keys(witnesses, trust_file)
-    opened = Ledger.open(directory)
-    vkey = next((text for text in ledger_vkeys(None, trust_file) if text.startswith(f"{opened.origin}+")), None)
-    entries: list[bytes] = []
-    summary = opened.verify(sink=entries.extend, witnesses=keys, vkey=vkey)
-    made = export_period(opened, summary, entries, first, last)
-    document = made.to_document()
-    text = to_csv(made.rows, made.origin) if form == "csv" else dumps(document).decode("utf-8") + "\n"
-    complete = made.completeness
-    plans = complete["plans"]
-    out.status(
-        f"{len(made.rows)} of {summary.size} entries; plans: {plans['open']} open, {plans['closed']} closed, "
-        f"{plans['abandoned']} abandoned; unreadable: {complete['unreadable']}"
-    )
-    out.status(f"complete: {complete['statement']}")
-    if target is not None:
-        write_text(target, text)
-        if form == "csv":
-            write_text(Path(f"{target}.completeness.json"), dumps(complete).decode("utf-8") + "\n")
-        out.result({**document, "path": str(target)}, str(target))
-    else:
-        out.result(document, text.removesuffix("\n"))
-    return EXIT_PASS
-
-
-for _command in (witness, cosign, attach, refresh):
+for _command in (export, witness, cosign, attach, refresh):
     ledger.add_command(_command)
-
-
-def _moment(text: str | None, rest_of_day: str, option: str) -> str | None:
-    """A day or time from the command line as a record's time."""
-    from ucaudit.core.records import parse_time
-
-    if text is None:
-        return None
-    whole = text + rest_of_day if _DATE.fullmatch(text) else text
-    try:
-        if not _TIME.fullmatch(whole):
-            raise ValueError
-        parse_time(whole)
-    except ValueError as error:
-        raise click.BadParameter(
-            "not a day like 2026-01-31 or a time like 2026-01-31T09:00:00Z", param_hint=option
-        ) from error
-    return whole

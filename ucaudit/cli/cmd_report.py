@@ -15,14 +15,33 @@ _KINDS: dict[str, Literal["pdf", "html"]] = {".pdf": "pdf", ".html": "html", ".h
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--profile", required=True, help="soc2, sr-11-7 (or mrm), fda, or the path of a profile file.")
+@click.option("--profile", required=True, help="soc2, sr-11-7 (or mrm), fda, or a profile's file or folder.")
 @click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="FILE.pdf or FILE.html.")
 @click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True)
 @click.option(
     "--trust", "trust_file", type=click.Path(path_type=Path), help="Name the signer from this trust file."
 )
+@click.option(
+    "--previous",
+    "earlier",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="An earlier bundle to compare with, or a folder of bundles (repeatable).",
+)
+@click.option(
+    "--ledger", "ledger_dir", type=click.Path(path_type=Path), help="Print this ledger's population and history."
+)
 @output_options
-def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Path | None, out: Output) -> int:
+def report(
+    bundle: Path,
+    profile: str,
+    target: Path,
+    paper: str,
+    trust_file: Path | None,
+    earlier: tuple[Path, ...],
+    ledger_dir: Path | None,
+    out: Output,
+) -> int:
     """Render the evidence report of BUNDLE from its signed record.
 
     Refuses when a file that the record cites is not the one that was signed, or
@@ -38,11 +57,10 @@ def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Pat
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.trust import load_trust
     from ucaudit.report import load_profile, render_bundle
-    from ucaudit.report.render import require_jinja, require_weasyprint
+    from ucaudit.report.pdf import require_jinja, require_weasyprint
+    from ucaudit.report.previous import previous_bundles
 
-    kind = _KINDS.get(target.suffix.lower())
-    if kind is None:
-        raise click.UsageError(f"--out ends in .pdf or .html, found {target.name!r}")
+    kind = report_kind(target, "--out")
     new_file(target)
     require_writable_directory(target.parent)
     chosen = load_profile(profile)
@@ -53,8 +71,11 @@ def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Pat
     trust = load_trust(trust_file) if trust_file is not None else None
     with bundle_directory(bundle) as directory:
         opened = open_bundle(directory)
-        out.status(f"rendering {chosen.title}")
-        data = render_bundle(opened, profile, paper=paper, trust=trust, kind=kind)
+        with previous_bundles(earlier, opened) as previous:
+            out.status(f"rendering {chosen.title}")
+            data = render_bundle(
+                opened, profile, paper=paper, trust=trust, kind=kind, previous=previous, ledger=ledger_dir
+            )
     make_directory(target.parent)
     write_bytes(target, data)
     document = {
@@ -68,3 +89,11 @@ def report(bundle: Path, profile: str, target: Path, paper: str, trust_file: Pat
     }
     out.result(document, str(target))
     return EXIT_PASS
+
+
+def report_kind(target: Path, option: str) -> Literal["pdf", "html"]:
+    """What a file name asks for. Raises UsageError."""
+    kind = _KINDS.get(target.suffix.lower())
+    if kind is None:
+        raise click.UsageError(f"{option} ends in .pdf or .html, found {target.name!r}")
+    return kind

@@ -118,6 +118,7 @@ class ReportText(_Table):
     model_owner: str | None = None
     intended_use: str | None = None
     materiality: str | None = None
+    monitoring_plan: str | None = None
     classification: str | None = None
 
 
@@ -328,6 +329,7 @@ allow_inconclusive = false
 # model_owner = ""
 # intended_use = ""
 # materiality = ""
+# monitoring_plan = ""                 # how the model in use is watched, and when this evidence is renewed
 classification = "{classification}"
 """
 

@@ -2,7 +2,8 @@
 
 from ucaudit.report.bundle import bundle_view, render_bundle
 from ucaudit.report.profiles import Profile, load_profile, profile_names
-from ucaudit.report.view import EndorsementFacts, LedgerFacts, ReportView, build_view
+from ucaudit.report.signoff import EndorsementFacts, LedgerFacts
+from ucaudit.report.view import ReportView, build_view
 
 __all__ = [
     "EndorsementFacts",

@@ -212,9 +212,11 @@ def layer_chart(errors: Sequence[LayerError]) -> Figure:
     )
     if not errors:
         return Figure(title, caption, None, f"{NOT_ASSESSED}: the record holds no per-layer errors")
-    if len(errors) > _MAX_BARS:
-        caption += f" The record names {len(errors)} layers; the first {_MAX_BARS} are drawn."
-    drawn = list(errors[:_MAX_BARS])
+    size = math.ceil(len(errors) / _MAX_BARS)
+    groups = [errors[start : start + size] for start in range(0, len(errors), size)]
+    drawn = [max(group, key=lambda item: item.relative_error) for group in groups]
+    if size > 1:
+        caption += f" The record names {len(errors)} layers: each bar is the largest of up to {size} in a row."
     percents = [item.relative_error * 100 for item in drawn]
     worst = max(drawn, key=lambda item: item.relative_error)
     alternative = (

@@ -61,6 +61,7 @@ def context_facts(record: Attestation) -> tuple[Fact, ...]:
         Fact("Model owner", _given(context.model_owner)),
         Fact("Intended use", _given(context.intended_use)),
         Fact("Materiality", _given(context.materiality)),
+        Fact("Monitoring plan", _given(context.monitoring_plan)),
         Fact("Classification", _given(context.classification)),
     )
 

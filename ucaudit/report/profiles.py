@@ -1,4 +1,7 @@
-"""Report profiles: which framework a report speaks to. A profile is a TOML file, never code."""
+"""Report profiles: which framework a report speaks to.
+
+A profile is data: a TOML file, or a folder with ``profile.toml`` and an institution's own logo and sections.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError, model_validator
 
 from ucaudit.core.errors import InputError, NotFoundError
 from ucaudit.core.files import read_limited
 from ucaudit.core.resources import resource_root
+from ucaudit.report.findings import FindingSlug, Severity
+from ucaudit.report.house import Look, read_logo, read_template
 
 Strength = Literal["direct", "supporting", "not covered"]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
@@ -29,10 +34,16 @@ Anchor = Literal[
     "digests",
     "record",
     "glossary",
+    "frameworks",
 ]
 ANCHORS: Final[tuple[str, ...]] = get_args(Anchor)
 """The sections a control row may point to, in the order of the report."""
 _MAX_PROFILE: Final = 1 << 20
+PROFILE_FILE: Final = "profile.toml"
+"""The file in a profile's folder."""
+Block = Literal[
+    "tests-performed", "population", "model-risk", "findings", "traceability", "signing-block", "version-history"
+]
 
 
 class _Data(BaseModel):
@@ -66,12 +77,35 @@ class Note(_Data):
     text: Words
 
 
+class ExtraSection(_Data):
+    """A section that a profile's folder adds.
+
+    Attributes:
+        title: its heading, also in the contents and the bookmarks.
+        template: a Jinja file in the folder.
+        after: the section that it follows.
+    """
+
+    title: Annotated[str, StringConstraints(min_length=1, max_length=80)]
+    template: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+    after: Anchor
+
+    @model_validator(mode="after")
+    def _not_before_the_limitations(self) -> ExtraSection:
+        if self.after == "determination":
+            raise ValueError("the limitations come second: nothing may follow determination but them")
+        return self
+
+
 class Profile(_Data):
     """One profile, as its file says.
 
     Attributes:
         sections: blocks of the template that only some profiles print.
         attach_record: whether the PDF carries the signed envelope (PDF/A-2 must not).
+        severity: how grave each kind of finding is; what is not named is printed as not set.
+        look: colours and logo.
+        extra: sections of the folder's own.
     """
 
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
@@ -83,10 +117,30 @@ class Profile(_Data):
     pdf_variant: Literal["pdf/a-2a", "pdf/a-3a"]
     attach_record: bool
     mapping_columns: Annotated[tuple[Words, ...], Field(min_length=1, max_length=2)]
-    sections: tuple[Literal["tests-performed", "model-risk", "traceability", "signing-block"], ...] = ()
+    sections: tuple[Block, ...] = ()
     scope: Annotated[tuple[Words, ...], Field(min_length=1)]
     notes: tuple[Note, ...] = ()
     controls: Annotated[tuple[ControlRow, ...], Field(min_length=1)]
+    severity: dict[FindingSlug, Severity] = {}
+    look: Look = Look()
+    extra: tuple[ExtraSection, ...] = ()
+    _logo: str | None = PrivateAttr(None)
+    _templates: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def logo(self) -> str | None:
+        """The logo as a ``data:`` address."""
+        return self._logo
+
+    def template(self, section: ExtraSection) -> str:
+        """The text of an extra section's template."""
+        return self._templates[section.template]
+
+    def load_from(self, folder: Path) -> None:
+        """Read logo and templates. Raises NotFoundError, InputError."""
+        if self.look.logo is not None:
+            self._logo = read_logo(folder, self.look.logo)
+        self._templates = {item.template: read_template(folder, item.template) for item in self.extra}
 
     @model_validator(mode="after")
     def _consistent(self) -> Profile:
@@ -114,26 +168,30 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(name: str) -> Profile:
-    """A profile by slug, alias, or path of a ``.toml`` file.
+    """A profile by slug, alias, or path of a ``.toml`` file or of a folder that holds ``profile.toml``.
 
     Raises:
         NotFoundError: no such profile or file.
         InputError: the file is not a profile.
     """
-    if name.endswith(".toml"):
-        return read_profile(Path(name))
     for profile in _builtin().values():
         if name in (profile.slug, *profile.aliases):
             return profile
+    if name.endswith(".toml"):
+        return read_profile(Path(name))
+    if name and Path(name).is_dir():
+        return read_profile(Path(name) / PROFILE_FILE)
     known = ", ".join(profile_names())
-    raise NotFoundError("no such profile", subject=name, hint=f"known: {known}, or the path of a .toml file")
+    raise NotFoundError(
+        "no such profile", subject=name, hint=f"known: {known}, or the path of a folder or .toml file"
+    )
 
 
 def read_profile(path: Path) -> Profile:
-    """Read one profile file. Raises NotFoundError, InputError."""
+    """Read one profile file and what it names beside it. Raises NotFoundError, InputError."""
     data = read_limited(path, _MAX_PROFILE)
     try:
-        return Profile.model_validate(tomllib.loads(data.decode("utf-8")))
+        profile = Profile.model_validate(tomllib.loads(data.decode("utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not toml: {error}", subject=str(path), hint="see docs/report.md") from error
     except ValidationError as error:
@@ -142,6 +200,8 @@ def read_profile(path: Path) -> Profile:
         raise InputError(
             f"{place}: {first['msg'].lower()}", subject=str(path), hint="see docs/report.md"
         ) from error
+    profile.load_from(path.parent)
+    return profile
 
 
 @lru_cache(maxsize=1)

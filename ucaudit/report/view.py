@@ -6,17 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ucaudit.core.digest import StateManifest
 from ucaudit.core.errors import MalformedRecordError
-from ucaudit.core.records import Attestation, Endorsement, Statement, parse_time
+from ucaudit.core.records import Attestation, Statement, parse_time
 from ucaudit.core.tokenvalues import TokenValues
-from ucaudit.evidence.checks import Endorsed
-from ucaudit.evidence.trust import same_person
 from ucaudit.report import facts
+from ucaudit.report.change import ChangeView, Previous, VersionRow, compare, in_order, version_rows
 from ucaudit.report.charts import Figure, figures
 from ucaudit.report.facts import Fact
-from ucaudit.report.formatting import NOT_ASSESSED, confidence_text, grouped, shortened
+from ucaudit.report.findings import Finding, findings
+from ucaudit.report.formatting import confidence_text, grouped, shortened
+from ucaudit.report.history import History
 from ucaudit.report.profiles import Profile, load_profile
 from ucaudit.report.results import ClaimRow, FigureRow, claim_row, figure_rows, percentile_text
+from ucaudit.report.signoff import (
+    EndorsementFacts,
+    LedgerFacts,
+    SignerView,
+    endorsed_by_another,
+    ledger_facts,
+    separation_words,
+    signer_view,
+)
 
 DETERMINATIONS: Final = {
     "pass": "PASS",
@@ -25,64 +36,8 @@ DETERMINATIONS: Final = {
     "inconclusive": "INCONCLUSIVE",
 }
 MAX_LISTED: Final = 2000
-"""Subjects listed in the digest appendix; a longer list is in ``pack.SHA256SUMS``, whose digest is printed."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerFacts:
-    """Where the record is in a ledger; ``checked`` if the proof held under a ledger key of the trust file."""
-
-    origin: str
-    index: int
-    size: int
-    checked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EndorsementFacts:
-    """A countersignature: who, as what, when, meaning what, under which key.
-
-    ``principal`` is the trust file's name for the key, None if the key was not checked.
-    """
-
-    printed_name: str
-    role: str
-    meaning: str
-    created: str
-    key_id: str
-    principal: str | None = None
-    seen: str | None = None
-    """A trusted time of the endorsement, as a clause; None if there is none."""
-
-    @classmethod
-    def checked(cls, item: Endorsed) -> EndorsementFacts:
-        """From an endorsement whose signature, key, role and binding held."""
-        return cls(
-            item.printed_name,
-            item.role,
-            item.meaning,
-            item.created,
-            item.entry.key.key_id,
-            item.entry.principal,
-            str(item.seen) if item.seen else None,
-        )
-
-    @classmethod
-    def of(cls, predicate: Endorsement, key_id: str, principal: str | None) -> EndorsementFacts:
-        """From a signed endorsement."""
-        return cls(predicate.printed_name, predicate.role, predicate.meaning, predicate.created, key_id, principal)
-
-
-@dataclass(frozen=True, slots=True)
-class SignerView:
-    """The key that signed the record, and whether anybody checked it."""
-
-    key_id: str
-    principal: str
-    roles: str
-    created: str
-    seen: str
-    check: str
+"""Rows of the digest appendix. More files are in ``pack.SHA256SUMS``, more tensors in ``STATE``; both digests are
+printed, and ``STATE`` is then attached to a PDF that may carry it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +84,20 @@ class ReportView:
     digests: tuple[Fact, ...]
     files: tuple[Fact, ...]
     files_total: int
+    tensors: tuple[Fact, ...]
+    tensors_total: int
     seeds: tuple[Fact, ...]
     context: tuple[Fact, ...]
     record_fields: tuple[Fact, ...]
+    change: ChangeView | None
+    versions: tuple[VersionRow, ...]
+    history: History | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def key_note(self) -> str:
+        """What every page says of the signature."""
+        return "signer's key checked" if self.signer.checked else "signer's key not checked"
 
     @property
     def created(self) -> str:
@@ -152,6 +118,9 @@ def build_view(
     roles: Sequence[str] = (),
     payload_digest: str | None = None,
     seen: str | None = None,
+    state: StateManifest | None = None,
+    previous: Sequence[Previous] = (),
+    history: History | None = None,
 ) -> ReportView:
     """Everything that a report prints.
 
@@ -167,9 +136,12 @@ def build_view(
         roles: the trust file's roles of the key.
         payload_digest: SHA-256 of the signed payload.
         seen: a trusted time of the record, as a clause; None if there is none, or it was not checked.
+        state: the reconstructed state's manifest, for the digest appendix.
+        previous: earlier attestations; the latest is compared with this one.
+        history: what a ledger says of the time before this record.
 
     Raises:
-        NotFoundError, InputError: the profile.
+        NotFoundError, InputError: the profile; a previous attestation that is not an earlier one.
         MalformedRecordError: the statement is not an attestation, or holds a date that does not exist.
     """
     chosen = load_profile(profile)
@@ -183,6 +155,9 @@ def build_view(
     published = record.reconstruction.matches_published != "none-published"
     claims = tuple(claim_row(claim, published=published) for claim in record.claims)
     files = [item for item in statement.subjects if item.name.startswith("pack/")]
+    entries = state.entries if state is not None else ()
+    earlier = in_order(record, envelope_digest, previous)
+    applied = frozenset(row.claim for row in exceptions if row.state.startswith("in force"))
     classification = record.context.classification or chosen.classification
     return ReportView(
         profile=chosen,
@@ -207,18 +182,34 @@ def build_view(
         charts=figures(record, values),
         exceptions=exceptions,
         plan=facts.plan_facts(record),
-        ledger=_ledger(ledger),
-        signer=_signer(record, signer_key_id, principal, roles, seen),
+        ledger=ledger_facts(ledger),
+        signer=signer_view(record, signer_key_id, principal, roles, seen),
         endorsements=tuple(endorsements),
-        separation=_separation(signer_key_id, principal, endorsements),
+        separation=separation_words(signer_key_id, principal, endorsements),
         digests=facts.digest_facts(record, envelope_digest, payload_digest),
         files=tuple(
             Fact(item.name.removeprefix("pack/"), grouped(item.sha256), "digest") for item in files[:MAX_LISTED]
         ),
         files_total=record.pack.files,
+        tensors=tuple(Fact(item.name, grouped(item.digest), "digest") for item in entries)
+        if len(entries) <= MAX_LISTED
+        else (),
+        tensors_total=record.reconstruction.tensors,
         seeds=facts.seed_facts(record),
         context=facts.context_facts(record),
         record_fields=facts.record_facts(record, statement.predicate_type),
+        change=compare(record, values, earlier[0]) if earlier else None,
+        versions=version_rows(record, envelope_digest, principal, earlier),
+        history=history,
+        findings=findings(
+            record,
+            chosen.severity,
+            excused=applied,
+            key_checked=principal is not None,
+            endorsed=endorsed_by_another(signer_key_id, principal, endorsements),
+            trusted_time=seen is not None,
+            in_ledger=ledger is not None or history is not None,
+        ),
     )
 
 
@@ -255,50 +246,3 @@ def _exceptions(record: Attestation) -> tuple[ExceptionRow, ...]:
         used = "applied" if item.claim in failing else "not needed: the claim held"
         rows.append(ExceptionRow(item.claim, item.owner, item.rationale, item.expires, f"{state}; {used}"))
     return tuple(rows)
-
-
-def _signer(
-    record: Attestation, key_id: str, principal: str | None, roles: Sequence[str], seen: str | None
-) -> SignerView:
-    trusted = seen or f"{NOT_ASSESSED}: no time stamp or witness was checked for this rendering"
-    if principal is None:
-        check = "key not checked against a trust file: the key id is the one that the envelope names"
-        return SignerView(key_id or NOT_ASSESSED, NOT_ASSESSED, NOT_ASSESSED, record.created, trusted, check)
-    check = "the signature holds under this key, and the trust file used for this rendering lists it"
-    return SignerView(key_id, principal, ", ".join(roles) or "none listed", record.created, trusted, check)
-
-
-def _separation(key_id: str, principal: str | None, endorsements: Sequence[EndorsementFacts]) -> str:
-    if not endorsements:
-        return f"{NOT_ASSESSED}: nobody has endorsed the record"
-    others = [item for item in endorsements if item.key_id != key_id]
-    if not others:
-        return "every endorsement was made with the record's own key"
-    named = [item.principal for item in others if item.principal is not None]
-    who = ""
-    if principal is not None and named:
-        if all(same_person(name, principal) for name in named):
-            return "every endorsement was made by the record's own principal, at least one of them with another key"
-        who = " of another principal"
-    return f"at least one endorsement was made with another key{who} than the record's"
-
-
-def _ledger(ledger: LedgerFacts | None) -> tuple[Fact, ...]:
-    if ledger is None:
-        return (Fact("Ledger entry", f"{NOT_ASSESSED}: no ledger proof was given"),)
-    check = (
-        "the proof holds under the ledger key of the trust file"
-        if ledger.checked
-        else "proof not checked against a trust file"
-    )
-    return (
-        Fact("Ledger", ledger.origin, "code"),
-        Fact(
-            "Entry", f"number {ledger.index:,} (counted from 0) of {ledger.size:,} entries at the time of the proof"
-        ),
-        Fact("Proof", check),
-        Fact(
-            "What it shows",
-            "consistency with checkpoints that somebody else kept; without an outside witness, not the time",
-        ),
-    )

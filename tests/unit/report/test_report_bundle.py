@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from ucaudit.core.errors import (
     NotFoundError,
     OutputError,
     SignatureInvalidError,
+    UnsupportedSchemaError,
     UntrustedKeyError,
     VerificationError,
 )
@@ -33,6 +35,7 @@ from ucaudit.evidence.keys import Signer, generate, load_signer
 from ucaudit.evidence.signing import sign
 from ucaudit.evidence.trust import add_key, load_trust, revoke
 from ucaudit.report import bundle_view, render_bundle
+from ucaudit.report.formatting import grouped
 
 
 @pytest.fixture(scope="module")
@@ -291,3 +294,73 @@ def test_errors_are_input_errors_where_nothing_can_be_said(copy: Path) -> None:
     (copy / names.LEDGER_PROOF).write_bytes(b"c2sp.org/tlog-proof@v1\n")
     with pytest.raises(InputError):
         bundle_view(open_bundle(copy), "soc2")
+
+
+def test_previous_and_ledger_of_the_command(setting: Setting, honest: Path, tmp_path: Path) -> None:
+    later = make_bundle(setting, tmp_path / "evidence" / "later", values=make_values(drift=0.05))
+    shutil.copytree(honest, tmp_path / "evidence" / "earlier")
+    for previous in (honest, tmp_path / "evidence"):
+        out = tmp_path / f"{previous.name}.html"
+        done = run(
+            later, "--profile", "soc2", "--out", out, "--trust", setting.trust,
+            "--previous", previous, "--ledger", setting.ledger,
+        )  # fmt: skip
+        assert done.exit_code == 0, done.exception
+        text = out.read_text(encoding="utf-8")
+        assert "The determination was PASS on" in text and "and is FAIL." in text
+        assert "Claims with another verdict: ppl-ratio." in text
+        assert "Earlier entries about the same pack digest, in tests.invalid/log" in text
+        assert "was read and checked whole" in text
+
+
+def test_a_previous_bundle_is_checked_like_the_record_itself(setting: Setting, copy: Path, tmp_path: Path) -> None:
+    later = make_bundle(setting, tmp_path / "later")
+    data = bytearray((copy / "nll-pack.safetensors").read_bytes())
+    data[-2] ^= 1
+    (copy / "nll-pack.safetensors").write_bytes(data)
+    for words in ((), ("--trust", setting.trust)):
+        done = run(later, "--profile", "soc2", "--out", tmp_path / "r.html", "--previous", copy, *words)
+        assert isinstance(done.exception, VerificationError)
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_folders_that_hold_nothing_earlier(setting: Setting, honest: Path, tmp_path: Path) -> None:
+    shutil.copytree(honest, tmp_path / "only" / "itself")
+    for place in (tmp_path / "only", tmp_path):
+        done = run(honest, "--profile", "soc2", "--out", tmp_path / "r.html", "--previous", place)
+        assert isinstance(done.exception, NotFoundError)
+    done = run(honest, "--profile", "soc2", "--out", tmp_path / "r.html", "--previous", honest)
+    assert "this record itself" in str(done.exception)
+
+
+def test_another_ledger_is_refused(setting: Setting, honest: Path, tmp_path: Path) -> None:
+    other = make_setting(tmp_path)
+    done = run(honest, "--profile", "soc2", "--out", tmp_path / "r.html", "--ledger", other.ledger)
+    assert isinstance(done.exception, LedgerInconsistentError)
+    make_bundle(other, tmp_path / "b")
+    done = run(honest, "--profile", "soc2", "--out", tmp_path / "r.html", "--ledger", other.ledger)
+    assert isinstance(done.exception, LedgerInconsistentError)
+
+
+def test_a_record_of_a_later_release_is_named(copy: Path, tmp_path: Path) -> None:
+    path = copy / "attestation.dsse.json"
+    envelope = json.loads(path.read_text())
+    payload = json.loads(base64.b64decode(envelope["payload"]))
+    payload["predicateType"] = payload["predicateType"].replace(":v1", ":v9")
+    envelope["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
+    path.write_text(json.dumps(envelope))
+    done = run(copy, "--profile", "soc2", "--out", tmp_path / "r.html")
+    assert isinstance(done.exception, UnsupportedSchemaError), done.exception
+
+
+def test_every_tensor_is_listed_or_the_list_attached(honest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_bundle(honest)
+    text = render_bundle(opened, "soc2", kind="html").decode()
+    for entry in opened.state().entries:
+        assert grouped(entry.digest) in text
+    monkeypatch.setattr("ucaudit.report.view.MAX_LISTED", 1)
+    monkeypatch.setattr("ucaudit.report.bundle.MAX_LISTED", 1)
+    data = render_bundle(opened, "soc2")
+    assert data.count(b"/EmbeddedFile") == 2
+    assert render_bundle(opened, "fda").count(b"/EmbeddedFile") == 0
+    assert "The digests of all 2 tensors are in" in render_bundle(opened, "fda", kind="html").decode()

@@ -18,7 +18,8 @@ from factories import make_attestation
 from ucaudit.core.errors import InputError, MissingExtraError, UnavailableError
 from ucaudit.core.records import Context
 from ucaudit.report import profile_names
-from ucaudit.report.render import render_html, render_pdf, require_weasyprint
+from ucaudit.report.pdf import require_weasyprint
+from ucaudit.report.render import render_html, render_pdf
 
 # Renders without one font of the machine, twice, with words that the bundled fonts lack.
 SCRIPT = """

@@ -259,6 +259,7 @@ class Context(Record):
     model_owner: str | None = None
     intended_use: str | None = None
     materiality: str | None = None
+    monitoring_plan: str | None = None
     classification: str | None = None
 
 
