@@ -16,7 +16,7 @@ from ucaudit.core.errors import (
     MalformedRecordError,
     VerificationError,
 )
-from ucaudit.core.records import Attestation, BundleClosing, Plan
+from ucaudit.core.records import Attestation, BundleClosing, Floor, Plan
 from ucaudit.core.records.base import PREDICATE_PREFIX
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.authentic import find_signers, judge_keys
@@ -49,6 +49,14 @@ def verify_bundle(
     result = Verification(envelope_digest=bundle.attestation.digest)
     signers = find_signers(bundle.attestation, trust, result, "attestation")
     if not signers:
+        return result
+    statement = read_statement(bundle.attestation)
+    if isinstance(statement.predicate, Floor):
+        from ucaudit.evidence.floors.verify import verify_floor  # most bundles are about a pack
+
+        verify_floor(bundle, statement, signers, trust, result)
+        check_endorsements(bundle, trust, result)
+        _closing(bundle, trust, result)
         return result
     statement = bundle.statement
     record = result.record = bundle.record
