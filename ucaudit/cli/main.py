@@ -28,6 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "merge": ("ucaudit.cli.cmd_merge:merge", "Join the shares of a measurement made on several machines."),
     "bound": ("ucaudit.cli.cmd_bound:bound", "Recompute every statistic from the saved per-token files."),
     "attest": ("ucaudit.cli.cmd_attest:attest", "Reconstruct, measure, judge, sign, and enter in the ledger."),
+    "floor": ("ucaudit.cli.cmd_floor:floor", "Try to do better than a pack, and publish what came out."),
     "countersign": ("ucaudit.cli.cmd_countersign:countersign", "Add a signed endorsement to a bundle."),
     "timestamp": ("ucaudit.cli.cmd_timestamp:timestamp", "Ask for a time stamp over evidence, or attach it."),
     "archive": ("ucaudit.cli.cmd_archive:archive", "Write a bundle as one .zip."),
