@@ -31,10 +31,10 @@ def floor_lines(record: Floor, results: FloorResults | None = None) -> list[str]
         "",
     ]
     levels = [(item.arm, _short(item.ratio), _short(item.kl)) for item in found.levels]
-    lines += [table(levels, header=("arm", "ratio", "mean KL, nats")), ""]
-    lines.append(_attempts(found.attempts))
+    lines += [*table(levels, header=("arm", "ratio", "mean KL, nats")).splitlines(), ""]
+    lines += _attempts(found.attempts)
     if found.confirmation is not None:
-        lines += ["", f"on {found.confirmation.windows} fresh windows", _attempts(found.confirmation.attempts)]
+        lines += ["", f"on {found.confirmation.windows} fresh windows", *_attempts(found.confirmation.attempts)]
     lines.append("")
     lines += _wrapped(f"verdict        {_LOUD[found.verdict]}: {found.reason}")
     if found.floor is not None:
@@ -65,7 +65,7 @@ def floor_document(results: FloorResults, published: PublishedComparison | None)
     }
 
 
-def _attempts(attempts: tuple[FloorAttempt, ...]) -> str:
+def _attempts(attempts: tuple[FloorAttempt, ...]) -> list[str]:
     rows = []
     for item in attempts:
         rows.append(
@@ -76,7 +76,7 @@ def _attempts(attempts: tuple[FloorAttempt, ...]) -> str:
                 item.outcome,
             )
         )
-    return table(rows, header=("attempt", "direction", "improvement, nats", "outcome"))
+    return table(rows, header=("attempt", "direction", "improvement, nats", "outcome")).splitlines()
 
 
 def _deciding(found: FloorResults) -> str:

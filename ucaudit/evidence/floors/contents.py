@@ -119,6 +119,7 @@ def check_floor_contents(bundle: OpenBundle, statement: Statement, record: Floor
 
 
 def _artefacts(bundle: OpenBundle, statement: Statement, record: Floor, result: Verification) -> None:
+    values = 0
     for name, expected in cited_by_floor(record).items():
         what = f"{name} against the signed digest"
         problem = None
@@ -130,7 +131,12 @@ def _artefacts(bundle: OpenBundle, statement: Statement, record: Floor, result: 
                 subject=name,
                 hint="the file was changed after the record was signed",
             )
-        result.add("artefact", what, problem, f"sha-256 {expected[:16]}…")
+        if problem is None and name.endswith(".safetensors"):
+            values += 1  # dozens of lines that say the same would hide the one that does not
+        else:
+            result.add("artefact", what, problem, f"sha-256 {expected[:16]}…")
+    if values:
+        result.add("artefact", "per-token files against the signed digests", None, f"{values} files agree")
     if not result.failures:
         FileManifest.parse(bundle.read(names.REFERENCE_MANIFEST), subject=names.REFERENCE_MANIFEST)
     same = list(statement.subjects) == floor_subjects(record)
