@@ -66,7 +66,7 @@ attestation.sigstore.json    the same envelope as a Sigstore bundle
 attestations.intoto.jsonl    the record and every countersignature, one envelope a line
 protocol.toml                what was declared
 plan.dsse.json               the plan that was committed to the ledger before anything was encoded
-reference.SHA256SUMS         the digests of the reference model's files
+reference.SHA256SUMS, STATE  the digests of the reference model's files, and of its tensors
 nll-reference.safetensors    log-probabilities of the reference, per token; no text
 run-NAME-SEED.safetensors    of one encoding: log-probabilities, KL divergence, top-1 agreement; per token
 fresh-*.safetensors          the same on fresh windows, if an attempt won and had to be confirmed

@@ -185,7 +185,7 @@ def _carry_out(
     if fresh is not None:
         values[names.FRESH_REFERENCE] = next(iter(fresh.measured.values())).reference
         values |= {run_name(arm, seed, fresh=True): item.run for (arm, seed), item in fresh.measured.items()}
-    store_signed(request, committed, envelope, values, files)
+    store_signed(request, committed, envelope, values, files, state)
 
 
 def _series(

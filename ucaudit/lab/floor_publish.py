@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ucaudit.core import strictjson
-from ucaudit.core.digest import FileManifest
+from ucaudit.core.digest import FileManifest, StateManifest
 from ucaudit.core.errors import RefusedError
 from ucaudit.core.files import make_directory, read_limited, remove_leftovers, sync_directory, write_bytes
 from ucaudit.core.records import Floor, Limitation
@@ -53,6 +53,7 @@ def store_signed(
     envelope: Envelope,
     values: Mapping[str, Path],
     reference_files: FileManifest,
+    reference_state: StateManifest,
 ) -> None:
     """Put the record and all it cites on the disk before anybody else learns of it. Raises OutputError."""
     stage = request.run_state / _STAGE
@@ -61,6 +62,7 @@ def store_signed(
     write_attestation(stage, envelope, request.signer.public_key)
     write_bytes(stage / names.PROTOCOL, request.protocol.data)
     write_bytes(stage / names.REFERENCE_MANIFEST, reference_files.to_bytes())
+    write_bytes(stage / names.STATE, reference_state.to_bytes())
     write_bytes(stage / names.PLAN, committed.envelope.raw)
     write_proof(stage, committed.placed, names.PLAN_PROOF, names.PLAN_ENTRY)
     for name, path in values.items():

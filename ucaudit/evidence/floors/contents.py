@@ -39,6 +39,7 @@ def cited_by_floor(record: Floor) -> dict[str, str]:
     """The bundle files that a floor binds by digest."""
     result = {
         names.REFERENCE_MANIFEST: record.reference.files_digest,
+        names.STATE: record.reference.state_digest,
         names.PROTOCOL: record.protocol_file.sha256,
         names.PLAN: record.plan.envelope_digest,
     }
@@ -53,6 +54,7 @@ def floor_subjects(record: Floor) -> list[Subject]:
     return [
         Subject(names.PROTOCOL, record.protocol_file.sha256),
         Subject(names.REFERENCE_MANIFEST, record.reference.files_digest),
+        Subject(names.STATE, record.reference.state_digest),
         *(Subject(f"{run.arm}-{run.seed}/pack.SHA256SUMS", run.pack_digest) for run in record.runs),
     ]
 
@@ -139,6 +141,7 @@ def _artefacts(bundle: OpenBundle, statement: Statement, record: Floor, result: 
         result.add("artefact", "per-token files against the signed digests", None, f"{values} files agree")
     if not result.failures:
         FileManifest.parse(bundle.read(names.REFERENCE_MANIFEST), subject=names.REFERENCE_MANIFEST)
+        bundle.state()
     same = list(statement.subjects) == floor_subjects(record)
     problem = None if same else DigestMismatchError("the statement's subjects and its predicate disagree")
     result.add("subjects", "statement subjects against the record", problem, f"{len(statement.subjects)} agree")
