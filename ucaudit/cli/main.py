@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("ucaudit.cli.cmd_verify:verify", "Check evidence offline, trusting nobody's code."),
     "report": ("ucaudit.cli.cmd_report:report", "Render the evidence report as PDF or HTML."),
     "gate": ("ucaudit.cli.cmd_gate:gate", "Refuse an unsigned, drifted or out-of-bound pack in CI."),
+    "matrix": ("ucaudit.cli.cmd_matrix:matrix", "Make a public benchmark page from signed evidence."),
     "ledger": ("ucaudit.cli.cmd_ledger:ledger", "The append-only evidence ledger."),
     "schema": ("ucaudit.cli.cmd_schema:schema", "Print the JSON Schemas of signed records and files."),
     "doctor": ("ucaudit.cli.cmd_doctor:doctor", "Say what this machine can do and what is missing."),
