@@ -20,7 +20,7 @@ from ucaudit.report.matrix import words
 from ucaudit.report.matrix.markdown import population_sentences
 from ucaudit.report.svg import Scale
 
-_COLUMNS: Final = (
+_COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("model", "Model", "text"),
     ("class", "Class", "text"),
     ("status", "Status", "text"),
@@ -29,7 +29,7 @@ _COLUMNS: Final = (
     ("kl", "Mean KL, nats", "number"),
     ("judged", "Judged by", "text"),
     ("n", "Windows", "number"),
-    ("bits", "Bits a weight", "number"),
+    ("bits", "Bits", "number"),
     ("published", "Published", "text"),
     ("evidence", "Evidence", "number"),
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ucaudit.core.digest import StateManifest
+from ucaudit.core.digest import StateManifest, sha256_file
 from ucaudit.core.errors import UcauditError
 from ucaudit.core.records import Attestation, Floor, Measurement
 from ucaudit.core.records.benchmarks import (
@@ -20,7 +20,7 @@ from ucaudit.core.records.benchmarks import (
 )
 from ucaudit.core.stats import Sample, compare_vendor_point
 from ucaudit.evidence.archive import bundle_directory
-from ucaudit.evidence.bundle import OpenBundle, open_bundle
+from ucaudit.evidence.bundle import ATTESTATION, OpenBundle, open_bundle
 from ucaudit.evidence.checks import Verification
 from ucaudit.evidence.claims import ratio_sample
 from ucaudit.evidence.trust import Trust, load_trust
@@ -95,7 +95,15 @@ def read_bundle(path: Path, name: str) -> Found:
             assert result.record is not None
             return _pack(bundle, result, result.record, name, pack_files)
     except UcauditError as error:
-        return Found(_refused(name, digest, [str(error)]))
+        return Found(_refused(name, digest or _envelope_at(path), [str(error)]))
+
+
+def _envelope_at(path: Path) -> str | None:
+    """The digest of the record of a bundle that cannot be opened: which entry of the ledger it would be."""
+    try:
+        return sha256_file(path / ATTESTATION)
+    except UcauditError:
+        return None
 
 
 def _compare_pack(bundle: OpenBundle, result: Verification, packs: dict[str, Path] | None) -> str:
