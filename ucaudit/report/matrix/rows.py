@@ -65,6 +65,7 @@ _state: dict[str, Trust | dict[str, Path]] = {}
 
 def prepare(trust_file: Path, packs: dict[str, Path] | None) -> None:
     """What every worker needs once: the trust file, and where the packs lie (None: nobody asked)."""
+    _state.clear()
     _state["trust"] = load_trust(trust_file)
     if packs is not None:
         _state["packs"] = packs
