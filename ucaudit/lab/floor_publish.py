@@ -111,6 +111,7 @@ def publish_floor(request: FloorRequest) -> FloorOutcome:
         for name, data in request.render(record).items():
             write_bytes(stage / name, data)
     close_bundle(stage, request.signer)
+    make_directory(request.out.parent)
     give_name(stage, request.out)
     return FloorOutcome(request.out, record, opened.attestation.digest, placed.index)
 

@@ -180,7 +180,7 @@ def test_the_preflight_says_what_it_will_take(place):
 # --- carried out -------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_from_the_protocol_to_a_bundle_that_verifies(place, counted):
-    outcome = run_floor(request(place))
+    outcome = run_floor(request(place, out=place / "evidence" / "floor"))  # the folder is made
     assert counted == {"encoded": 10, "measured": 10}
     result = verify_bundle(open_bundle(outcome.bundle), load_trust(place / "trust.toml"))
     assert result.authentic and not result.failures, [check.detail for check in result.failures]
@@ -191,7 +191,7 @@ def test_from_the_protocol_to_a_bundle_that_verifies(place, counted):
     assert len({run.pack_digest for run in record.runs}) == 10
     assert {item.id for item in record.limitations} >= {"directions-not-tried", "these-attempts", "packs-not-here"}
     # The work is gone, and nothing else was left.
-    assert not (place / ".out.floor").exists()
+    assert [path.name for path in (place / "evidence").iterdir()] == ["floor"]
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_evidence_that_does_not_hold_is_a_row_and_is_not_believed(setting):
     evidence(setting, "good")
     bad = evidence(setting, "changed", change_record=named("Flattering-70B"))
     (bad / "STATE").write_bytes(b"x")
-    odd = evidence(setting, "odd")
+    odd = evidence(setting, "odd", change_record=named("Odd-1B"))
     (odd / "run.sh").write_text("")
     rows = by_bundle(matrix := build(setting))
     assert rows["changed"].status == rows["odd"].status == "not verified"
