@@ -66,6 +66,8 @@ def floor_document(results: FloorResults, published: PublishedComparison | None)
 
 
 def _attempts(attempts: tuple[FloorAttempt, ...]) -> list[str]:
+    from ucaudit.report.forest import OUTCOMES
+
     rows = []
     for item in attempts:
         rows.append(
@@ -73,7 +75,7 @@ def _attempts(attempts: tuple[FloorAttempt, ...]) -> list[str]:
                 item.name[:24],
                 item.direction,
                 f"{item.improvement:+.5f} [{item.lower:+.5f}, {item.upper:+.5f}]",
-                item.outcome,
+                OUTCOMES[item.outcome],
             )
         )
     return table(rows, header=("attempt", "direction", "improvement, nats", "outcome")).splitlines()

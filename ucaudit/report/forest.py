@@ -20,13 +20,15 @@ _ROW: Final = 24.0
 _TOP: Final = 30.0
 METRICS: Final = {"pplRatio": "ln ratio", "meanKl": "mean KL"}
 UNIT: Final = "nats per token"
-OUTCOMES: Final = {
-    "no improvement": "no improvement",
-    "within the margin": "better, within δ",
+OUTCOMES: Final[dict[str, str]] = {
+    "no improvement": "not better by δ",
+    "within the margin": "better, but within δ",
     "open": "open",
     "won": "better by more than δ",
     "changed nothing": "changed nothing",
 }
+"""An attempt's outcome → what is printed. The first says that an improvement of δ or more is ruled out; the second
+that it is better all the same, after Holm's adjustment."""
 VERDICTS: Final = {
     "supported": "FLOOR SUPPORTED",
     "refuted": "FLOOR REFUTED",

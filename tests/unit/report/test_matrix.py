@@ -75,7 +75,7 @@ def test_one_row_a_bundle_good_or_bad(setting):
     }
     assert rows["good"].model == "Good-1B" and rows["good"].n == 40 and rows["good"].ledger.index == 0
     assert rows["good"].signed_by == ("signer@tests.invalid",)
-    assert rows["floor"].floor.attempts[0] == "rank-4 (capacity): no improvement"
+    assert rows["floor"].floor.attempts[0] == "rank-4 (capacity): not better by δ"
     # A refuted floor's level is the winner's, on the windows that confirmed it.
     assert rows["gone"].pack == "rank-4, 5 seeds" and rows["gone"].ratio.estimate < rows["floor"].ratio.estimate
     assert matrix.population.results == matrix.population.shown == 5 and matrix.population.absent == 0

@@ -26,6 +26,7 @@ from ucaudit.evidence.claims import ratio_sample
 from ucaudit.evidence.trust import Trust, load_trust
 from ucaudit.evidence.verify import verify_bundle
 from ucaudit.packs.compare import check_files
+from ucaudit.report.forest import OUTCOMES
 
 _STATUS: Final[dict[str, Status]] = {
     "pass": "within bound",
@@ -181,7 +182,9 @@ def _floor(bundle: OpenBundle, result: Verification, record: Floor, name: str) -
             name=protocol.name,
             metric=protocol.metric,
             margin=protocol.margin,
-            attempts=tuple(f"{item.name} ({item.direction}): {item.outcome}" for item in results.attempts),
+            attempts=tuple(
+                f"{item.name} ({item.direction}): {OUTCOMES[item.outcome]}" for item in results.attempts
+            ),
             seeds=len(protocol.seeds),
             reason=results.reason,
         ),
