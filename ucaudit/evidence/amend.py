@@ -181,7 +181,7 @@ def require_closed(bundle: OpenBundle, result: Verification) -> None:
 def require_sound(bundle: OpenBundle, trust: Trust | None) -> None:
     """Nobody endorses what does not hold together. Raises the first finding."""
     if trust is not None:
-        result = verify_bundle(bundle, trust)
+        result = verify_bundle(bundle, trust, floors=True)
     else:
         result = Verification(envelope_digest=bundle.attestation.digest)
         statement = read_statement(bundle.attestation)

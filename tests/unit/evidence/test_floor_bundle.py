@@ -32,7 +32,7 @@ def setting(tmp_path):
 
 
 def verified(setting, bundle):
-    return verify_bundle(open_bundle(bundle), load_trust(setting.trust))
+    return verify_bundle(open_bundle(bundle), load_trust(setting.trust), floors=True)
 
 
 def record_of(bundle) -> Floor:

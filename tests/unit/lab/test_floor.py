@@ -182,7 +182,7 @@ def test_the_preflight_says_what_it_will_take(place):
 def test_from_the_protocol_to_a_bundle_that_verifies(place, counted):
     outcome = run_floor(request(place, out=place / "evidence" / "floor"))  # the folder is made
     assert counted == {"encoded": 10, "measured": 10}
-    result = verify_bundle(open_bundle(outcome.bundle), load_trust(place / "trust.toml"))
+    result = verify_bundle(open_bundle(outcome.bundle), load_trust(place / "trust.toml"), floors=True)
     assert result.authentic and not result.failures, [check.detail for check in result.failures]
     plan, done = entries(place)
     assert (plan.entry.kind, plan.status, done.entry.kind, done.related) == ("floorplan", "closed", "floor", 0)

@@ -88,7 +88,7 @@ def read_bundle(path: Path, name: str) -> Found:
         with bundle_directory(path) as directory:
             bundle = open_bundle(directory)
             digest = bundle.attestation.digest
-            result = verify_bundle(bundle, trust)
+            result = verify_bundle(bundle, trust, floors=True)
             pack_files = _compare_pack(bundle, result, packs)
             if not result.authentic or (result.record is None and result.floor is None):
                 return Found(_refused(name, digest, [str(check.detail) for check in result.failures]))
