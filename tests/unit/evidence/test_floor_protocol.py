@@ -113,7 +113,7 @@ BAD = {
     "not toml": (("[floor]", "[floor"), "not toml"),
     "too many encodings": (
         ("margin = 0.001", f"margin = 0.001\nseeds = {list(range(60))}"),
-        "240 encodings are asked for, at most 180",
+        "240 encodings are asked for, at most 80",
     ),
 }
 

@@ -25,8 +25,8 @@ FloorMetric = Literal["pplRatio", "meanKl"]
 Direction = Literal["capacity", "schedule", "objective"]
 FloorVerdictName = Literal["supported", "refuted", "inconclusive"]
 Agreement = Literal["better", "consistent", "worse", "cannot tell", "not comparable"]
-MAX_RUNS = 180
-"""Encodings of one protocol: (1 + perturbations) × seeds."""
+MAX_RUNS = 80
+"""Encodings of one protocol, (1 + perturbations) × seeds: all of them twice still fit into a bundle."""
 
 
 class EncoderSettings(Record):
