@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ucaudit.core.stats import Interval as Estimate
     from ucaudit.evidence.bound import Bound
     from ucaudit.evidence.breakdown import Cell
+    from ucaudit.evidence.bundle import OpenBundle
 
 _EXITS = {
     "pass": EXIT_PASS,
@@ -76,11 +77,57 @@ def bound(
 
     vendor = None if published is None else Published(published, published_n, published_seq_len, same_text)
     with bundle_directory(evidence) as directory:
+        if (floor := _floor_in(directory)) is not None:
+            if margin is not None or published is not None or by is not None or confidence is not None:
+                raise click.UsageError("this is a floor: its protocol fixes margin, confidence and comparison")
+            return _bound_floor(floor, out)
         found = rederive(directory, margin=margin, confidence=confidence, published=vendor)
     code = _exit_code(found)
     out.result(_document(found, code), _text(found) if by is None else _table(found, by))
     if (problem := _problem(found)) is not None:
         more = len(found.disagreements) - 1
+        out.finding(problem, note=f" (and {more} more)" if more else "")
+    return code
+
+
+def _floor_in(directory: Path) -> OpenBundle | None:
+    """The bundle, if it holds a floor; its signature is not looked at."""
+    from ucaudit.core.records import Floor
+    from ucaudit.evidence.bundle import ATTESTATION, open_bundle
+    from ucaudit.evidence.signing import read_statement
+
+    if not (directory / ATTESTATION).exists():
+        return None
+    bundle = open_bundle(directory)
+    return bundle if isinstance(read_statement(bundle.attestation).predicate, Floor) else None
+
+
+def _bound_floor(bundle: OpenBundle, out: Output) -> int:
+    """A floor derived again from its per-token files, and what disagrees with the record."""
+    from ucaudit.cli.floor_text import EXITS, floor_document, floor_lines, published_lines
+    from ucaudit.core.records import Floor
+    from ucaudit.evidence.floors.contents import floor_differences, rederive_floor
+    from ucaudit.evidence.signing import read_statement
+
+    record = read_statement(bundle.attestation).predicate
+    assert isinstance(record, Floor)
+    again = rederive_floor(bundle, record)
+    changed = floor_differences(record, again)
+    hint = "the record does not follow from its per-token files; trust neither"
+    problem = VerificationError(changed[0], hint=hint) if changed else None
+    code = EXIT_FAIL if changed else EXITS[again.results.verdict]
+    document = {
+        **floor_document(again.results, again.published),
+        "disagreements": changed,
+        "error": {"code": problem.code, "message": str(problem), "hint": problem.hint} if problem else None,
+        "exitCode": code,
+    }
+    lines = [*floor_lines(record, again.results), *published_lines(record, again.published)]
+    out.result(
+        document, "\n".join([*lines, "(derived again from the per-token files; signature not checked here)"])
+    )
+    if problem is not None:
+        more = len(changed) - 1
         out.finding(problem, note=f" (and {more} more)" if more else "")
     return code
 

@@ -120,7 +120,7 @@ def abandon(
     """Give a plan up. Only its own key may do so, and the ledger keeps the reason."""
     from ucaudit.core.errors import UntrustedKeyError
     from ucaudit.core.files import read_limited
-    from ucaudit.core.records import Plan
+    from ucaudit.core.records import FloorPlan, Plan
     from ucaudit.evidence.keys import load_signer
     from ucaudit.evidence.plan import abandonment_statement
     from ucaudit.evidence.registration import register
@@ -132,7 +132,7 @@ def abandon(
     if not planned.signers([signer.public_key]):
         raise UntrustedKeyError("the plan was signed by another key", subject=str(plan_file))
     statement = read_statement(planned)
-    if not isinstance(statement.predicate, Plan):
+    if not isinstance(statement.predicate, Plan | FloorPlan):
         raise MalformedRecordError("not a plan", subject=str(plan_file))
     envelope = sign(abandonment_statement(planned.digest, reason).to_bytes(), signer, subject="abandonment")
     index = register(ledger_dir, envelope, ledger_signer).index
@@ -262,6 +262,7 @@ def list_plans(ledger_dir: Path, everything: bool, out: Output) -> int:
     """List the open plans: neither measured nor given up."""
     from ucaudit.cli.common import table
     from ucaudit.evidence.ledger import Ledger, population_of
+    from ucaudit.evidence.ledger.leaf import PLANS
 
     opened = Ledger.open(ledger_dir)
     entries: list[bytes] = []
@@ -270,7 +271,7 @@ def list_plans(ledger_dir: Path, everything: bool, out: Output) -> int:
     rows = [
         row
         for row in population_of(entries)
-        if row.entry is not None and row.entry.kind == "plan" and row.status in wanted
+        if row.entry is not None and row.entry.kind in PLANS and row.status in wanted
     ]
     lines = [
         (

@@ -14,7 +14,7 @@ from ucaudit.cli.common import Output, compute_options, output_options, prepare_
 from ucaudit.core.errors import EXIT_INCONCLUSIVE
 
 if TYPE_CHECKING:
-    from ucaudit.core.records import Attestation
+    from ucaudit.core.records import Attestation, Floor
     from ucaudit.evidence.bundle import OpenBundle
     from ucaudit.evidence.checks import Endorsed, Verification
     from ucaudit.evidence.trust import Trust
@@ -139,9 +139,13 @@ def _with_bundle(directory: Path, trust: Trust, asked: _Asked, out: Output) -> t
     from ucaudit.evidence.verify import check_report, verify_bundle
 
     bundle = open_bundle(directory)
-    result = verify_bundle(bundle, trust)
+    result = verify_bundle(bundle, trust, floors=True)
     if asked.report is not None:
         check_report(bundle, asked.report, result)
+    if result.floor is not None:
+        if asked.pack is not None or policy is not None or asked.spots is not None:
+            raise click.UsageError("this bundle holds a floor, which is about many packs and no policy")
+        return result, None
     if asked.pack is not None and result.record is not None:
         from ucaudit.packs.compare import check_files, check_state
         from ucaudit.packs.excluded import check_excluded
@@ -238,8 +242,9 @@ def document(result: Verification, *, judged: bool = False) -> dict[str, Any]:
     return {
         "authentic": result.authentic,
         "admitted": result.admitted if judged else None,
-        "determination": record.determination if record else None,
+        "determination": record.determination if record else result.floor.determination if result.floor else None,
         "envelopeDigest": result.envelope_digest,
+        "floor": _floor_document(result),
         "pack": record.pack.name if record else None,
         "packDigest": record.pack.pack_digest if record else None,
         "stateDigest": record.reconstruction.state_digest if record else None,
@@ -268,11 +273,30 @@ def render(result: Verification, out: Output) -> str:
             result.record, authentic=result.authentic, derived=derived, endorsements=result.endorsements
         )
         lines += ["", *map(printable, words)]
+    elif result.floor is not None and result.authentic:
+        lines += ["", *map(printable, _floor_lines(result.floor))]
     elif result.signers and result.authentic:
         lines += ["", "AUTHENTIC: a trusted key signed this envelope; nothing else was checked."]
     else:
         lines += ["", "NOT AUTHENTIC: nothing in this bundle was believed."]
     return "\n".join(lines)
+
+
+def _floor_document(result: Verification) -> dict[str, Any] | None:
+    from ucaudit.cli.floor_text import floor_document
+
+    record = result.floor
+    return (
+        None
+        if record is None
+        else {"name": record.protocol.name, **floor_document(record.results, record.published)}
+    )
+
+
+def _floor_lines(record: Floor) -> list[str]:
+    from ucaudit.cli.floor_text import floor_lines, published_lines
+
+    return [*floor_lines(record), *published_lines(record, record.published)]
 
 
 def verdict(result: Verification, good: str, bad: str) -> str:

@@ -154,6 +154,13 @@ class MalformedPolicyError(InputError):
     default_hint = "ucaudit policy init writes a policy to start from; docs/trust.md describes a trust file"
 
 
+class MalformedProtocolError(InputError):
+    """A floor protocol is not well formed, or contradicts itself."""
+
+    code = "malformed-protocol"
+    default_hint = "docs/floors.md has a protocol to start from"
+
+
 class UnsupportedSchemaError(InputError):
     """A record of a type or version this release does not know."""
 

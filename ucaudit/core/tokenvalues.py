@@ -6,6 +6,9 @@
     ``kl`` F32 [n, t]: KL(reference‖pack) in nats over the whole vocabulary; ``top1`` U8 [n, t]: 1 where the most
     likely tokens agree; ``window`` I64 [n].
 
+Where several packs are measured on the same windows (docs/floors.md) there is the reference's file as above, and
+one file a run: ``logprob``, ``kl``, ``top1`` and ``window``.
+
 Where the text says which document a window comes from, all three files also hold ``document`` I64 [n]: the number
 of the row that holds most of the window's tokens.
 """
@@ -125,15 +128,21 @@ def save(directory: Path, values: TokenValues) -> dict[str, str]:
         OutputError: a file cannot be written.
     """
     values.check(subject=str(directory))
-    shape = (values.n, values.tokens)
-    places = {"window": ("I64", (values.n,), _bytes(array("q", values.windows)))}
-    if values.documents is not None:
-        places["document"] = ("I64", (values.n,), _bytes(array("q", values.documents)))
+    shape, places = (values.n, values.tokens), _where(values)
     write(directory / REFERENCE_FILE, {"logprob": ("F32", shape, _floats(values.reference)), **places})
     write(directory / PACK_FILE, {"logprob": ("F32", shape, _floats(values.pack)), **places})
     pair = {"kl": ("F32", shape, _floats(values.kl)), "top1": ("U8", shape, values.top1.tobytes())}
     write(directory / PAIR_FILE, {**pair, **places})
     return {name: sha256_file(directory / name) for name in FILES}
+
+
+def _where(values: TokenValues) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    places: dict[str, tuple[str, tuple[int, ...], bytes]] = {
+        "window": ("I64", (values.n,), _bytes(array("q", values.windows)))
+    }
+    if values.documents is not None:
+        places["document"] = ("I64", (values.n,), _bytes(array("q", values.documents)))
+    return places
 
 
 def load(directory: Path) -> TokenValues:
@@ -157,6 +166,49 @@ def load(directory: Path) -> TokenValues:
         top1=_array("B", pair["top1"]),
         documents=places.get("document"),
     ).check(subject=str(directory))
+
+
+def save_reference(path: Path, values: TokenValues) -> str:
+    """Write the reference's file alone, once for several runs; its SHA-256. Raises as :func:`save`."""
+    values.check(subject=str(path))
+    logprob = ("F32", (values.n, values.tokens), _floats(values.reference))
+    write(path, {"logprob": logprob, **_where(values)})
+    return sha256_file(path)
+
+
+def save_run(path: Path, values: TokenValues) -> str:
+    """Write what was measured of one pack as one file; its SHA-256. Raises as :func:`save`."""
+    values.check(subject=str(path))
+    shape = (values.n, values.tokens)
+    tensors = {
+        "logprob": ("F32", shape, _floats(values.pack)),
+        "kl": ("F32", shape, _floats(values.kl)),
+        "top1": ("U8", shape, values.top1.tobytes()),
+    }
+    write(path, {**tensors, **_where(values)})
+    return sha256_file(path)
+
+
+def load_run(reference: Path, run: Path) -> TokenValues:
+    """Read and check a run and the reference's file that goes with it.
+
+    Raises:
+        NotFoundError: one is missing.
+        MalformedRecordError: one is malformed, or they do not belong together.
+    """
+    first, places, tokens = _read(reference, {"logprob": "F32"})
+    own, own_places, own_tokens = _read(run, {"logprob": "F32", "kl": "F32", "top1": "U8"})
+    if places != own_places or tokens != own_tokens:
+        raise MalformedRecordError(f"it is not on the windows of {reference.name}", subject=str(run))
+    return TokenValues(
+        windows=places["window"],
+        tokens=tokens,
+        reference=_array("f", first["logprob"]),
+        pack=_array("f", own["logprob"]),
+        kl=_array("f", own["kl"]),
+        top1=_array("B", own["top1"]),
+        documents=places.get("document"),
+    ).check(subject=str(run))
 
 
 def join(parts: Sequence[TokenValues], *, subject: str = "values") -> TokenValues:

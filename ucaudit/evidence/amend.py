@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ucaudit.core.errors import DigestMismatchError, OutputError, RefusedError, VerificationError
 from ucaudit.core.files import exchange_directories, locked_directory, write_bytes
-from ucaudit.core.records import BundleClosing, Determination
+from ucaudit.core.records import BundleClosing, Determination, Floor
 from ucaudit.evidence.bundle import (
     CHAIN,
     CLOSING,
@@ -35,6 +35,7 @@ from ucaudit.evidence.endorsements import (
     endorsement_of,
     make_endorsement,
 )
+from ucaudit.evidence.floors.contents import check_floor_contents
 from ucaudit.evidence.keys import Signer
 from ucaudit.evidence.signing import Envelope, read_statement, sign
 from ucaudit.evidence.stamps import stampable
@@ -108,7 +109,9 @@ def countersign(
         write_bytes(stage / CHAIN, chain + (b"" if chain.endswith(b"\n") else b"\n") + made.raw)
         close_bundle(stage, signer)
         own = bool(bundle.attestation.signers([signer.public_key]))
-    return Countersigned(made, own, bundle.record.determination)
+        record = read_statement(bundle.attestation).predicate
+        determination = record.determination if isinstance(record, Floor) else bundle.record.determination
+    return Countersigned(made, own, determination)
 
 
 def attach_stamp(path: Path, response: bytes, trust: Trust, signer: Signer | None, *, subject: str) -> Stamped:
@@ -178,10 +181,14 @@ def require_closed(bundle: OpenBundle, result: Verification) -> None:
 def require_sound(bundle: OpenBundle, trust: Trust | None) -> None:
     """Nobody endorses what does not hold together. Raises the first finding."""
     if trust is not None:
-        result = verify_bundle(bundle, trust)
+        result = verify_bundle(bundle, trust, floors=True)
     else:
         result = Verification(envelope_digest=bundle.attestation.digest)
-        check_contents(bundle, bundle.statement, bundle.record, result)
+        statement = read_statement(bundle.attestation)
+        if isinstance(statement.predicate, Floor):
+            check_floor_contents(bundle, statement, statement.predicate, result)
+        else:
+            check_contents(bundle, bundle.statement, bundle.record, result)
         for envelope, statement in bundle.endorsements:
             problem = binding_problem(statement, bundle.attestation.digest, envelope.subject)
             result.add("endorsement", "endorsement against the attestation", problem, "")

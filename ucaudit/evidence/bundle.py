@@ -39,6 +39,7 @@ from ucaudit.core.records import (
 )
 from ucaudit.core.tokenvalues import MAX_TOKENS
 from ucaudit.evidence.keys import PublicKey, Signer
+from ucaudit.evidence.readme import readme
 from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement, sign, sigstore_bundle
 
 ATTESTATION: Final = "attestation.dsse.json"
@@ -56,6 +57,9 @@ PLAN_ENTRY: Final = "plan-ledger-entry.json"
 SEED: Final = "seed.dsse.json"
 SEED_PROOF: Final = "seed-ledger-proof"
 SEED_ENTRY: Final = "seed-ledger-entry.json"
+PROTOCOL: Final = "protocol.toml"
+"""Of a floor: what was declared beforehand. Only a floor's bundle has one."""
+FRESH_REFERENCE: Final = "fresh-nll-reference.safetensors"
 README: Final = "README.txt"
 CLOSING: Final = "bundle.dsse.json"
 STAMP: Final = "timestamp.tsr"
@@ -64,11 +68,12 @@ CLOSING_STAMP: Final = "bundle.tsr"
 REPORT_PREFIX: Final = "report-"
 _FIXED: Final = frozenset(
     {ATTESTATION, SIGSTORE, CHAIN, PACK_MANIFEST, STATE, REFERENCE_MANIFEST, *VALUE_FILES, PLAN}
-    | {SEED, SEED_PROOF, SEED_ENTRY}
+    | {SEED, SEED_PROOF, SEED_ENTRY, PROTOCOL, FRESH_REFERENCE}
     | {LEDGER_PROOF, LEDGER_ENTRY, PLAN_PROOF, PLAN_ENTRY, README, CLOSING, CLOSING_STAMP}
 )
 RECORD_FORMS: Final = (ATTESTATION, SIGSTORE, CHAIN, CLOSING)
 """The files that hold the record, or name it: any of them makes a directory a bundle, whole or not."""
+_RUN_NAME: Final = re.compile(r"(run|fresh)-[a-z0-9][a-z0-9.-]{0,79}-[0-9]{1,10}\.safetensors")
 _STAMP_NAME: Final = re.compile(r"timestamp(-[1-9][0-9]?)?\.tsr")
 _GIVE: Final = "give the directory that ucaudit attest made"
 _UNLISTED: Final = frozenset({CLOSING, CLOSING_STAMP})
@@ -80,10 +85,16 @@ MAX_VALUES: Final = 5 * MAX_TOKENS + (1 << 20)
 _LIMITS: Final = {
     **dict.fromkeys((PACK_MANIFEST, STATE, REFERENCE_MANIFEST), MAX_TEXT),
     **dict.fromkeys(VALUE_FILES, MAX_VALUES),
+    FRESH_REFERENCE: MAX_VALUES,
     CHAIN: 4 * MAX_ENVELOPE_BYTES,
     CLOSING_STAMP: 64 << 10,
 }
 """The most bytes a file of a bundle may have: every one is hashed, and nobody may feed a verifier for ever."""
+
+
+def run_name(arm: str, seed: int, *, fresh: bool = False) -> str:
+    """The name of the per-token file of one run of a floor protocol."""
+    return f"{'fresh' if fresh else 'run'}-{arm}-{seed}.safetensors"
 
 
 def report_name(profile: str, kind: str = "pdf") -> str:
@@ -254,10 +265,11 @@ def check_member(name: str, size: int, *, subject: str) -> None:
     """
     check_name(name, subject=subject)
     place = str(Path(subject) / name)
-    limit = _LIMITS.get(name, MAX_REPORT)
+    is_run = _RUN_NAME.fullmatch(name) is not None
+    limit = MAX_VALUES if is_run else _LIMITS.get(name, MAX_REPORT)
     if size > limit:
         raise MalformedRecordError(f"larger than the {limit} bytes allowed here", subject=place)
-    known = name in _FIXED or name.startswith(REPORT_PREFIX) or _STAMP_NAME.fullmatch(name)
+    known = name in _FIXED or name.startswith(REPORT_PREFIX) or is_run or _STAMP_NAME.fullmatch(name)
     if not known or "/" in name:
         # No exception for our own temporary names: whatever the closing does not cover is a hole.
         hint = "left by an interrupted run: remove it" if is_temporary(name) else None
@@ -336,7 +348,7 @@ def write_attestation(stage: Path, envelope: Envelope, key: PublicKey) -> None:
 def close_bundle(stage: Path, signer: Signer) -> Envelope:
     """Write the README and then, last, the signed statement over every other file."""
     attestation = sha256_file(stage / ATTESTATION)
-    write_bytes(stage / README, _readme().encode("utf-8"))
+    write_bytes(stage / README, readme(floor=(stage / PROTOCOL).exists()).encode("utf-8"))
     names = sorted(
         entry.name for entry in stage.iterdir() if entry.name not in _UNLISTED and not is_temporary(entry.name)
     )
@@ -375,41 +387,3 @@ def attestation_subjects(record: Attestation, manifest: FileManifest) -> list[Su
     if len(manifest.entries) <= 1000:
         subjects += [Subject(f"pack/{entry.path}", entry.digest) for entry in manifest.entries]
     return subjects
-
-
-def _readme() -> str:
-    return """\
-An evidence bundle made by ucaudit. Nothing in this directory is a program, and nothing in it should be
-trusted to verify itself. Get the signer's public key (key.pub) from its owner over another channel.
-
-With ucaudit:
-    ucaudit verify . --trust trust.toml --pack PACK
-
-With openssl and jq alone (bash):
-    T=$(jq -j .payloadType attestation.dsse.json)
-    jq -j .payload attestation.dsse.json | base64 -d > /tmp/payload
-    jq -j '.signatures[0].sig' attestation.dsse.json | base64 -d > /tmp/signature
-    { printf 'DSSEv1 %d %s %d ' ${#T} "$T" $(wc -c < /tmp/payload); cat /tmp/payload; } > /tmp/pae
-    openssl pkeyutl -verify -pubin -inkey key.pub -rawin -in /tmp/pae -sigfile /tmp/signature
-    jq . /tmp/payload
-
-The pack's files (run inside the pack's directory):
-    sha256sum -c BUNDLE/pack.SHA256SUMS
-    sha256sum BUNDLE/pack.SHA256SUMS        # equals predicate.pack.packDigest in the payload
-
-The reconstructed tensors: each line of STATE is the SHA-256 of a tensor's raw little-endian bytes, its dtype,
-its shape and its name; the SHA-256 of STATE itself equals predicate.reconstruction.stateDigest.
-
-attestation.dsse.json        the signed record (in-toto statement in a DSSE envelope)
-attestation.sigstore.json    the same envelope as a Sigstore bundle
-attestations.intoto.jsonl    the record and every countersignature, one envelope a line
-pack.SHA256SUMS, STATE       the digests of the pack's files and of the reconstructed tensors
-reference.SHA256SUMS         the digests of the reference model's files
-nll-*.safetensors, pair.*    per-token log-probabilities, KL divergence and top-1 agreement; no text
-plan.dsse.json               the plan that was committed to the ledger before the measurement
-seed.dsse.json               the outside party's part in the seed, if the plan left it to one
-ledger-proof, ledger-entry   the inclusion proof in the evidence ledger, and the entry it proves
-timestamp*.tsr, bundle.tsr   RFC 3161 time stamps over the record, its endorsements, and the list of files
-report-*.pdf                 renderings for people; the signed record governs
-bundle.dsse.json             the signed list of all the files above
-"""

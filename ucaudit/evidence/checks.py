@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, PolicyViolationError, VerificationError
-from ucaudit.core.records import Attestation
+from ucaudit.core.records import Attestation, Floor
 from ucaudit.evidence.times import TrustedTime, TrustedTimes
 from ucaudit.evidence.trust import TrustedKey
 
@@ -76,6 +76,8 @@ class Verification:
 
     checks: list[Check] = field(default_factory=list)
     record: Attestation | None = None
+    floor: Floor | None = None
+    """The record, where the bundle holds a floor protocol's outcome."""
     envelope_digest: str = ""
     values: TokenValues | None = None
     """The per-token values, as read and compared with the signed digests."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def check_contents(bundle: OpenBundle, statement: Statement, record: Attestation, result: Verification) -> None:
     """Forms, artefacts, subjects and figures, in this order."""
-    _other_forms(bundle, result)
+    check_forms(bundle, result)
     _artefacts(bundle, statement, record, result)
     _rederive(bundle, record, result)
 
@@ -70,7 +70,7 @@ def check_closing(
     result.add("closing", what, problem, f"{len(closing.subjects)} files agree")
 
 
-def _other_forms(bundle: OpenBundle, result: Verification) -> None:
+def check_forms(bundle: OpenBundle, result: Verification) -> None:
     """The Sigstore form must hold the same payload and signature, the chain's first line the same bytes."""
     attestation = bundle.attestation
     wrong = f"does not hold the signed record of {names.ATTESTATION}"

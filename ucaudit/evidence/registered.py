@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _PROOFS: Final = {
     "attestation": ("ledger", names.LEDGER_PROOF, names.LEDGER_ENTRY),
+    "floor": ("ledger", names.LEDGER_PROOF, names.LEDGER_ENTRY),
     "plan": ("plan-ledger", names.PLAN_PROOF, names.PLAN_ENTRY),
+    "floorplan": ("plan-ledger", names.PLAN_PROOF, names.PLAN_ENTRY),
     "seed": ("seed-ledger", names.SEED_PROOF, names.SEED_ENTRY),
 }
 _MAX_PROOF: Final = 1 << 20
@@ -50,7 +52,7 @@ def check_entry(
     Args:
         bundle: opened.
         envelope: what must have been entered; its signature held.
-        kind: ``attestation``, ``plan`` or ``seed``.
+        kind: ``attestation``, ``floor``, ``plan``, ``floorplan`` or ``seed``.
         trust: names the ledgers and witnesses to believe.
         result: gets the checks.
 

@@ -16,7 +16,7 @@ from ucaudit.core.errors import (
     MalformedRecordError,
     VerificationError,
 )
-from ucaudit.core.records import Attestation, BundleClosing, Plan
+from ucaudit.core.records import Attestation, BundleClosing, Floor, Plan
 from ucaudit.core.records.base import PREDICATE_PREFIX
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.authentic import find_signers, judge_keys
@@ -36,19 +36,31 @@ __all__ = ["Check", "Verification", "check_report", "verify_bundle", "verify_env
 def verify_bundle(
     bundle: OpenBundle,
     trust: Trust,
+    *,
+    floors: bool = False,
 ) -> Verification:
     """Check a bundle against a trust file. (A pack is compared by :mod:`ucaudit.packs.compare`.)
 
     Args:
         bundle: from :func:`ucaudit.evidence.bundle.open_bundle`.
         trust: the verifier's own trust file.
+        floors: take a floor's bundle too. Whoever asks about a pack must not: a floor has no ``record``, and a
+            caller that expects one would find nothing to object to.
 
     Raises:
-        InputError: something is malformed, so that nothing can be said.
+        InputError: something is malformed, so that nothing can be said; without ``floors`` also a floor.
     """
     result = Verification(envelope_digest=bundle.attestation.digest)
     signers = find_signers(bundle.attestation, trust, result, "attestation")
     if not signers:
+        return result
+    statement = read_statement(bundle.attestation)
+    if floors and isinstance(statement.predicate, Floor):
+        from ucaudit.evidence.floors.verify import verify_floor  # most bundles are about a pack
+
+        verify_floor(bundle, statement, signers, trust, result)
+        check_endorsements(bundle, trust, result)
+        _closing(bundle, trust, result)
         return result
     statement = bundle.statement
     record = result.record = bundle.record

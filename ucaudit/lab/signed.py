@@ -140,7 +140,7 @@ def publish(signed: SignedRecord, request: Request, *, taken_up: bool) -> Outcom
     for name, data in reports.items():
         write_bytes(stage / name, data)
     close_bundle(stage, request.signer)
-    _name(stage, request.out)
+    give_name(stage, request.out)
     shutil.rmtree(signed.work, ignore_errors=True)
     if problem is not None and not isinstance(problem, UcauditError):
         raise problem
@@ -156,7 +156,7 @@ def write_proof(stage: Path, placed: Registered, proof: str, entry: str) -> None
     write_bytes(stage / entry, placed.entry)
 
 
-def _name(stage: Path, out: Path) -> None:
+def give_name(stage: Path, out: Path) -> None:
     """The stage under its final name: all of it, at once."""
     sync_directory(stage)
     try:

@@ -40,10 +40,16 @@ def commands(thing, setting, honest):
         "report": ("report", thing, "--profile", "soc2", "--out", setting.root / "r.html"),
         "endorse": ("countersign", thing, *key, *saying),
         "inspect": ("inspect", thing),
+        "floor": ("floor", thing, *key, "--ledger", setting.ledger, "--out", setting.root / "f"),
+        "matrix": ("matrix", thing, *trust, "--out", setting.root / "site"),
+        "matrix-ledger": ("matrix", honest, *trust, "--ledger", thing, "--out", setting.root / "site"),
+        "matrix-claimed": ("matrix", honest, *trust, "--claimed", thing, "--out", setting.root / "site"),
     }  # fmt: skip
 
 
-NAMES = tuple(commands(None, type("S", (), {"trust": None, "root": __import__("pathlib").Path()}), None))
+NAMES = tuple(
+    commands(None, type("S", (), {"trust": None, "ledger": None, "root": __import__("pathlib").Path()}), None)
+)
 
 
 @pytest.mark.parametrize("thing", ["absent", "directory", "empty", "garbage", "text.toml", "pipe", "empty/below"])

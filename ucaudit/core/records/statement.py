@@ -13,6 +13,7 @@ from ucaudit.core.digest import is_hex_digest
 from ucaudit.core.errors import MalformedRecordError, UnsupportedSchemaError
 from ucaudit.core.records.attestation import Attestation
 from ucaudit.core.records.base import PREDICATE_PREFIX, Record
+from ucaudit.core.records.floor import Floor, FloorPlan
 from ucaudit.core.records.others import Abandonment, BundleClosing, Endorsement, Plan, SeedContribution
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
@@ -24,6 +25,8 @@ PREDICATES: Final[dict[str, type[Record]]] = {
     f"{PREDICATE_PREFIX}abandonment:v1": Abandonment,
     f"{PREDICATE_PREFIX}seed:v1": SeedContribution,
     f"{PREDICATE_PREFIX}endorsement:v1": Endorsement,
+    f"{PREDICATE_PREFIX}floor:v1": Floor,
+    f"{PREDICATE_PREFIX}floorplan:v1": FloorPlan,
     f"{PREDICATE_PREFIX}bundle:v1": BundleClosing,
 }
 """Predicate type → model. A type that is not here is never read as one that is."""

@@ -22,9 +22,10 @@ from ucaudit.core.stats.floor import (
     improvement,
     judge_floor,
 )
+from ucaudit.core.stats.floor_power import Decisive, arm_level, decisive, prediction_half_width
 from ucaudit.core.stats.sample import Sample, Values, as_sample
 from ucaudit.core.stats.tolerance import numerical_tolerance
-from ucaudit.core.stats.vendor import VendorComparison, compare_vendor_point
+from ucaudit.core.stats.vendor import VendorComparison, compare_vendor_point, place_published
 from ucaudit.core.stats.verdict import (
     MINIMUM_WINDOWS,
     Judgement,
@@ -39,6 +40,7 @@ __all__ = [
     "RESAMPLES",
     "UNBOUNDED",
     "AttemptResult",
+    "Decisive",
     "FloorVerdict",
     "Improvement",
     "Interval",
@@ -47,9 +49,11 @@ __all__ = [
     "Values",
     "VendorComparison",
     "agreement_interval",
+    "arm_level",
     "as_sample",
     "bootstrap_t_interval",
     "compare_vendor_point",
+    "decisive",
     "design_effect",
     "holm",
     "improvement",
@@ -60,6 +64,8 @@ __all__ = [
     "normal_quantile",
     "numerical_tolerance",
     "percentile",
+    "place_published",
+    "prediction_half_width",
     "standard_deviation",
     "t_cdf",
     "t_interval",

@@ -70,7 +70,17 @@ def compare_vendor_point(
     require_two(sample)
     both = math.sqrt(1 / sample.windows + 1 / vendor_windows)
     half = t_quantile(1 - one_sided_alpha(confidence), sample.df) * sample.deviation * both
-    centre = sample.mean
+    return place_published(sample.mean, half, claimed, decimals=decimals)
+
+
+def place_published(centre: float, half: float, claimed: float, *, decimals: int) -> VendorComparison:
+    """Where a published ratio falls, given what its protocol would report: ln ratio ``centre`` ± ``half``.
+
+    Args:
+        centre, half: of a prediction interval, nats.
+        claimed: the published ratio.
+        decimals: digits after its decimal point; the interval is widened by half a unit of the last.
+    """
     rounding = 0.5 * 10.0**-decimals
     lower, upper = math.exp(max(centre - half, -700.0)), math.exp(min(centre + half, 700.0))
     lower, upper = lower - rounding, upper + rounding

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ucaudit.evidence.ledger.audit import LedgerSummary
+from ucaudit.evidence.ledger.leaf import PLANS
 from ucaudit.evidence.ledger.population import COLUMNS, PopulationRow, population_of
 from ucaudit.evidence.ledger.store import Ledger
 
@@ -57,7 +58,7 @@ def in_period(rows: Iterable[PopulationRow], start: str | None, end: str | None)
             chosen.append(replace(row, notes=(*row.notes, OUTSIDE)) if strays else row)
         elif row.entry is None:
             chosen.append(row)
-        elif row.index < first and start is not None and row.entry.kind == "plan" and row.status != "recorded":
+        elif row.index < first and start is not None and row.entry.kind in PLANS and row.status != "recorded":
             settled = times.get(row.related) if row.related is not None else None
             if settled is None or settled >= start:
                 chosen.append(replace(row, carried_over=True))

@@ -17,6 +17,7 @@ from ucaudit.core.records import (
     Abandonment,
     Attestation,
     Determination,
+    Floor,
     Plan,
     SeedContribution,
     parse_statement,
@@ -25,8 +26,10 @@ from ucaudit.core.records import (
 from ucaudit.core.records.base import PREDICATE_PREFIX, Record, Sha256, Timestamp
 from ucaudit.evidence.signing import PAYLOAD_TYPE, Envelope
 
-Kind = Literal["plan", "seed", "attestation", "abandonment", "endorsement", "floor"]
-KINDS: Final = ("plan", "seed", "attestation", "abandonment", "endorsement", "floor")
+Kind = Literal["plan", "seed", "attestation", "abandonment", "endorsement", "floor", "floorplan"]
+KINDS: Final = ("plan", "seed", "attestation", "abandonment", "endorsement", "floor", "floorplan")
+PLANS: Final = ("plan", "floorplan")
+"""What a result can close: the plan of a measurement, and that of a floor protocol."""
 PredicateType = Annotated[str, StringConstraints(pattern=r"^urn:ucaudit:predicate:[a-z]{1,40}:v[1-9][0-9]{0,3}$")]
 
 
@@ -57,15 +60,15 @@ class LedgerEntry(Record):
             raise ValueError(f"predicate type {self.predicate_type} is not that of a {self.kind}")
         if self.kind in ("plan", "attestation") and self.pack_digest is None:
             raise ValueError(f"{self.kind} without packDigest")
-        if self.kind == "attestation" and self.determination is None:
-            raise ValueError("attestation without determination")
+        if self.kind in ("attestation", "floor") and self.determination is None:
+            raise ValueError(f"{self.kind} without determination")
         if self.determination is not None and self.kind not in ("attestation", "floor"):
             raise ValueError(f"{self.kind} with a determination")
-        if self.kind in ("abandonment", "seed") and self.plan_sha256 is None:
+        if self.kind in ("abandonment", "seed", "floor") and self.plan_sha256 is None:
             raise ValueError(f"{self.kind} without planSha256")
         if self.outside_seed and self.kind != "plan":
             raise ValueError(f"{self.kind} with outsideSeed")
-        if self.plan_sha256 is not None and self.kind in ("plan", "endorsement"):
+        if self.plan_sha256 is not None and self.kind in (*PLANS, "endorsement"):
             raise ValueError(f"{self.kind} with planSha256")
         return self
 
@@ -162,6 +165,9 @@ def entry_for(envelope: Envelope, recorded_at: str) -> LedgerEntry:
             fields["packDigest"] = plan.pack.pack_digest
             if plan.outside_seed:
                 fields["outsideSeed"] = True
+        case Floor() as floor:
+            fields["determination"] = floor.determination
+            fields["planSha256"] = floor.plan.envelope_digest
         case SeedContribution() as seed:
             fields["planSha256"] = seed.plan_digest
         case Abandonment() as abandonment:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ucaudit.core.errors import MalformedRecordError
-from ucaudit.evidence.ledger.leaf import LedgerEntry
+from ucaudit.evidence.ledger.leaf import PLANS, LedgerEntry
 
 Status = Literal["open", "closed", "abandoned", "planned", "unplanned", "recorded", "unreadable"]
 
@@ -84,7 +84,7 @@ def population_of(entries: Iterable[bytes]) -> list[PopulationRow]:
             rows.append(PopulationRow(index, None, "unreadable", notes=(error.message,)))
             continue
         row = PopulationRow(index, entry, "recorded")
-        if entry.kind == "plan":
+        if entry.kind in PLANS:
             row = replace(row, status="open")
             if entry.envelope_sha256 in plans:
                 row = replace(row, status="recorded", notes=("plan-entered-twice",))
@@ -118,6 +118,8 @@ def _settle(
     planned = plan.entry
     if planned is not None and entry.pack_digest not in (None, planned.pack_digest):
         return replace(row, status=unmatched, notes=("plan-of-another-pack",))
+    if planned is not None and is_result and (entry.kind == "floor") != (planned.kind == "floorplan"):
+        return replace(row, status=unmatched, notes=("plan-of-another-kind",))
     row = replace(row, status="planned" if is_result else "recorded", related=number)
     if is_result and WAITING in plan.notes:
         row = replace(row, notes=("seed-not-entered-before",))

@@ -28,7 +28,7 @@ from ucaudit.evidence.trust.model import (
 
 MAX_TRUST_FILE: Final = 1 << 20
 MAX_CERTIFICATE: Final = 1 << 16
-PREDICATES: Final = ("attestation", "plan", "abandonment", "seed", "endorsement", "bundle")
+PREDICATES: Final = ("attestation", "plan", "abandonment", "seed", "endorsement", "floor", "floorplan", "bundle")
 DEFAULT_PREDICATES: Final = tuple(name for name in PREDICATES if name != "seed")
 """What a key is trusted for if nothing is said. An outside party to a seed is somebody chosen: never by default."""
 TABLES: Final = ("key", "ledger", "witness", "authority")

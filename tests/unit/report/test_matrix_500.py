@@ -1,0 +1,37 @@
+"""The matrix at the size that is promised: 500 bundles in at most a minute."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from bundles import make_bundle, make_setting, make_values
+
+from ucaudit.report.matrix.build import MatrixRequest, build_matrix
+from ucaudit.report.matrix.page import render_page
+
+
+@pytest.mark.slow
+def test_500_bundles_within_a_minute(tmp_path, record_property):
+    setting = make_setting(tmp_path)
+    draw = random.Random(1)
+    for number in range(500):
+        values = make_values(n=40, tokens=64, drift=draw.uniform(0, 0.016), seed=number)
+
+        def change(record, number=number):
+            reference = record.reference.model_copy(update={"name": f"Model-{number}"})
+            return record.model_copy(update={"reference": reference})
+
+        make_bundle(
+            setting, tmp_path / "evidence" / f"b{number:03d}", values=values, planned=False, change_record=change
+        )
+    began = time.monotonic()
+    matrix = build_matrix(MatrixRequest(tmp_path / "evidence", setting.trust, ledger=setting.ledger))
+    page = render_page(matrix)
+    took = time.monotonic() - began
+    record_property("seconds", round(took, 1))
+    print(f"500 bundles in {took:.1f} s, {len(page) / 1e6:.2f} MB")
+    assert len(matrix.rows) == 500 and matrix.population.shown == 500
+    assert {row.status for row in matrix.rows} == {"within bound", "out of bound", "inconclusive"}
+    assert took <= 60
