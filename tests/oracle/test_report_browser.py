@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from bundles import make_bundle, make_setting, make_values
 from chromium import Chromium
+from floors import make_floor
 
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.ledger import Ledger, export_period
 from ucaudit.evidence.trust import load_trust
 from ucaudit.report import profile_names, render_bundle
+from ucaudit.report.floors import render_floor
 from ucaudit.report.period import period_view, render_period
 
 pytestmark = pytest.mark.oracle
@@ -51,6 +53,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[profile].write_bytes(
             render_bundle(bundle, profile, kind="html", trust=trust, previous=[earlier], ledger=setting.ledger)
         )
+    made["floor"] = place / "floor.html"
+    made["floor"].write_bytes(render_floor(open_bundle(make_floor(setting, place / "floor")), "soc2", kind="html"))
     ledger = Ledger.open(setting.ledger)
     entries: list[bytes] = []
     period = export_period(ledger, ledger.verify(sink=entries.extend), entries, None, None)
@@ -72,7 +76,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory, absent: Callable[[str], An
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", [*profile_names(), HOUSE, "period"], ids=lambda name: Path(name).name)
+@pytest.mark.parametrize("name", [*profile_names(), HOUSE, "period", "floor"], ids=lambda name: Path(name).name)
 def test_it_fits_and_loads_nothing(pages: dict[str, Path], browser: Chromium, name: str, width: str) -> None:
     across, down = WIDTHS[width]
     browser.send(

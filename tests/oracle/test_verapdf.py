@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 from bundles import make_bundle, make_setting
 from factories import digest_of, make_attestation, make_attestation_statement, make_values
+from floors import make_floor
 
 from ucaudit.core.digest import StateEntry, StateManifest
 from ucaudit.core.records import Context, PolicyExceptionRecord
+from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.ledger import Ledger, export_period
 from ucaudit.report import EndorsementFacts, LedgerFacts, build_view, profile_names
 from ucaudit.report.change import Previous
+from ucaudit.report.floors import render_floor
 from ucaudit.report.period import period_view, render_period
 from ucaudit.report.render import render_pdf
 
@@ -84,11 +87,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A profile folder with a logo and a section of its own, and the report of a period."""
+    """A profile folder with a logo and a section of its own, the report of a period, and that of a floor."""
     place = tmp_path_factory.mktemp("others")
     (place / "house.pdf").write_bytes(make_pdf(str(HOUSE), "a4", "exceptions"))
     setting = make_setting(place)
     make_bundle(setting, place / "bundle")
+    floor = open_bundle(make_floor(setting, place / "floor"))
+    (place / "floor.pdf").write_bytes(render_floor(floor, "soc2"))
     ledger = Ledger.open(setting.ledger)
     entries: list[bytes] = []
     made = export_period(ledger, ledger.verify(sink=entries.extend), entries, None, None)
@@ -137,7 +142,7 @@ def test_verapdf_of_the_other_documents(others: list[Path], tool: Callable[[str]
     command = [tool("java"), "-cp", class_path, str(shim), "3a,ua1", *map(str, others)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert done.stdout.count("PASS ") == 2 * len(others) == 6
+    assert done.stdout.count("PASS ") == 2 * len(others) == 8
 
 
 def test_verapdf_does_object(

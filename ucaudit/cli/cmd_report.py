@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ucaudit.cli.common import Output, output_options
 from ucaudit.core.errors import EXIT_PASS
+
+if TYPE_CHECKING:
+    from ucaudit.evidence.bundle import OpenBundle
 
 _KINDS: dict[str, Literal["pdf", "html"]] = {".pdf": "pdf", ".html": "html", ".htm": "html"}
 
@@ -51,12 +54,12 @@ def report(
     the closed bundle: ucaudit verify knows only the reports inside it.
     """
     from ucaudit.cli.common import new_file
-    from ucaudit.core.digest import sha256_hex
-    from ucaudit.core.files import make_directory, require_writable_directory, write_bytes
+    from ucaudit.core.files import require_writable_directory
     from ucaudit.evidence.archive import bundle_directory
     from ucaudit.evidence.bundle import open_bundle
     from ucaudit.evidence.trust import load_trust
     from ucaudit.report import load_profile, render_bundle
+    from ucaudit.report.floors import is_floor, render_floor
     from ucaudit.report.pdf import require_jinja, require_weasyprint
     from ucaudit.report.previous import previous_bundles
 
@@ -71,19 +74,35 @@ def report(
     trust = load_trust(trust_file) if trust_file is not None else None
     with bundle_directory(bundle) as directory:
         opened = open_bundle(directory)
+        if is_floor(opened):
+            if earlier or ledger_dir is not None:
+                raise click.UsageError(
+                    "--previous and --ledger are for the report of a pack; this bundle holds a floor"
+                )
+            out.status("rendering a floor")
+            data = render_floor(opened, profile, paper=paper, trust=trust, kind=kind)
+            return _written(target, data, opened, chosen.slug, out, key_checked=trust is not None)
         with previous_bundles(earlier, opened) as previous:
             out.status(f"rendering {chosen.title}")
             data = render_bundle(
                 opened, profile, paper=paper, trust=trust, kind=kind, previous=previous, ledger=ledger_dir
             )
+    return _written(target, data, opened, chosen.slug, out, key_checked=trust is not None)
+
+
+def _written(target: Path, data: bytes, opened: OpenBundle, profile: str, out: Output, *, key_checked: bool) -> int:
+    from ucaudit.core.digest import sha256_hex
+    from ucaudit.core.files import make_directory, write_bytes
+    from ucaudit.evidence.signing import read_statement
+
     make_directory(target.parent)
     write_bytes(target, data)
     document = {
         "path": str(target),
-        "profile": chosen.slug,
-        "determination": opened.record.determination,
+        "profile": profile,
+        "determination": getattr(read_statement(opened.attestation).predicate, "determination", None),
         "envelopeDigest": opened.attestation.digest,
-        "keyChecked": trust is not None,
+        "keyChecked": key_checked,
         "sha256": sha256_hex(data),
         "exitCode": EXIT_PASS,
     }

@@ -79,7 +79,7 @@ def bundle_view(
     found = _examine(bundle, trust)
     statement = bundle.statement
     _check_subjects(bundle, statement)
-    facts, proven = _ledger(bundle, trust)
+    facts, proven = ledger_place(bundle, trust)
     history = None
     if ledger is not None:
         vkey = _vkey(ledger, trust)
@@ -120,10 +120,12 @@ def _examine(bundle: OpenBundle, trust: Trust | None) -> _Examined:
         bundle.check_artefacts()
         result = Verification(envelope_digest=bundle.attestation.digest)
         check_contents(bundle, bundle.statement, bundle.record, result)
-        _raise_first(result)
-        return _Examined(_hint(bundle.attestation), None, None, _unchecked_endorsements(bundle), result.values)
+        raise_first(result)
+        return _Examined(
+            signature_hint(bundle.attestation), None, None, unchecked_endorsements(bundle), result.values
+        )
     result = verify_bundle(bundle, trust)
-    _raise_first(result)
+    raise_first(result)
     signer = result.signers[0]
     seen = result.times.seen(bundle.attestation.digest)
     endorsements = [EndorsementFacts.checked(item) for item in result.endorsements]
@@ -144,11 +146,12 @@ def _vkey(ledger: Path, trust: Trust | None) -> str | None:
     return next((item.vkey for item in trusted_ledgers(trust) if item.origin == origin), None)
 
 
-def _hint(envelope: Envelope) -> str:
+def signature_hint(envelope: Envelope) -> str:
+    """The key that the envelope names as its signer's; nothing is checked."""
     return next((item.key_hint for item in envelope.signatures if item.key_hint), "")
 
 
-def _raise_first(result: Verification) -> None:
+def raise_first(result: Verification) -> None:
     """Any finding: nothing is rendered."""
     for check in result.failures:
         if check.error is not None:
@@ -165,18 +168,21 @@ def _check_subjects(bundle: OpenBundle, statement: Statement) -> None:
             raise DigestMismatchError(f"subject {item.name!r} is not what the record cites", subject=PACK_MANIFEST)
 
 
-def _unchecked_endorsements(bundle: OpenBundle) -> list[EndorsementFacts]:
+def unchecked_endorsements(bundle: OpenBundle) -> list[EndorsementFacts]:
     """Endorsements of this record, their signatures not judged."""
     found = []
     for envelope, statement in bundle.endorsements:
         problem = binding_problem(statement, bundle.attestation.digest, envelope.subject)
         if problem is not None:
             raise problem
-        found.append(EndorsementFacts.of(endorsement_of(statement, envelope.subject), _hint(envelope), None))
+        found.append(
+            EndorsementFacts.of(endorsement_of(statement, envelope.subject), signature_hint(envelope), None)
+        )
     return found
 
 
-def _ledger(bundle: OpenBundle, trust: Trust | None) -> tuple[LedgerFacts | None, Checkpoint | None]:
+def ledger_place(bundle: OpenBundle, trust: Trust | None) -> tuple[LedgerFacts | None, Checkpoint | None]:
+    """Where the bundle's own proof puts its record, and the checkpoint of that proof. Raises VerificationError."""
     data = bundle.ledger_proof
     if data is None:
         return None, None

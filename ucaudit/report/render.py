@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -134,14 +135,24 @@ def common_variables(paper: str, kind: Literal["pdf", "html"], look: house.Look)
     }
 
 
+def accented(look: house.Look) -> Callable[[str], Any]:
+    """The filter that puts our own drawings into a page, in the profile's colours."""
+    from markupsafe import Markup
+
+    band = look.tint if look.accent != ACCENT else BAND
+
+    def filtered(svg: str) -> Any:  # noqa: ANN401 - markupsafe is imported late
+        return Markup(svg.replace(ACCENT, look.accent).replace(BAND, band))  # noqa: S704 - charts escape
+
+    return filtered
+
+
 def _html(view: ReportView, paper: str, kind: Literal["pdf", "html"]) -> str:
     from markupsafe import Markup
 
     look = view.profile.look
     made = environment()
-    made.filters["drawing"] = lambda svg: Markup(  # noqa: S704 - drawn by charts.py, which escapes
-        svg.replace(ACCENT, look.accent).replace(BAND, look.tint if look.accent != ACCENT else BAND)
-    )
+    made.filters["drawing"] = accented(look)
     extras = _extras(view)
     contents: list[tuple[str, str]] = []
     for anchor, name in SECTIONS.items():

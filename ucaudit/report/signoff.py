@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ucaudit.core.records import Attestation, Endorsement
+from ucaudit.core.records import Endorsement
 from ucaudit.evidence.checks import Endorsed
 from ucaudit.evidence.trust import same_person
 from ucaudit.report.facts import Fact
@@ -80,19 +80,17 @@ def endorsed_by_another(key_id: str, principal: str | None, endorsements: Sequen
 
 
 def signer_view(
-    record: Attestation, key_id: str, principal: str | None, roles: Sequence[str], seen: str | None
+    created: str, key_id: str, principal: str | None, roles: Sequence[str], seen: str | None
 ) -> SignerView:
     """Who signed, and what was checked of it."""
     trusted = seen or f"{NOT_ASSESSED}: no time stamp or witness was checked for this rendering"
     if principal is None:
         check = "key not checked against a trust file: the key id is the one that the envelope names"
         return SignerView(
-            key_id or NOT_ASSESSED, NOT_ASSESSED, NOT_ASSESSED, record.created, trusted, check, checked=False
+            key_id or NOT_ASSESSED, NOT_ASSESSED, NOT_ASSESSED, created, trusted, check, checked=False
         )
     check = "the signature holds under this key, and the trust file used for this rendering lists it"
-    return SignerView(
-        key_id, principal, ", ".join(roles) or "none listed", record.created, trusted, check, checked=True
-    )
+    return SignerView(key_id, principal, ", ".join(roles) or "none listed", created, trusted, check, checked=True)
 
 
 def separation_words(key_id: str, principal: str | None, endorsements: Sequence[EndorsementFacts]) -> str:

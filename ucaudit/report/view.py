@@ -183,7 +183,7 @@ def build_view(
         exceptions=exceptions,
         plan=facts.plan_facts(record),
         ledger=ledger_facts(ledger),
-        signer=signer_view(record, signer_key_id, principal, roles, seen),
+        signer=signer_view(record.created, signer_key_id, principal, roles, seen),
         endorsements=tuple(endorsements),
         separation=separation_words(signer_key_id, principal, endorsements),
         digests=facts.digest_facts(record, envelope_digest, payload_digest),
