@@ -1,8 +1,8 @@
 """The evidence report: profiles, view model, charts, rendering."""
 
+from ucaudit.evidence.examine import EndorsementFacts, LedgerFacts
 from ucaudit.report.bundle import bundle_view, render_bundle
 from ucaudit.report.profiles import Profile, load_profile, profile_names
-from ucaudit.report.signoff import EndorsementFacts, LedgerFacts
 from ucaudit.report.view import ReportView, build_view
 
 __all__ = [

@@ -13,11 +13,17 @@ from ucaudit.core.errors import LedgerInconsistentError
 from ucaudit.core.records import Floor, FloorAttempt, FloorRun, parse_time
 from ucaudit.evidence.bundle import OpenBundle
 from ucaudit.evidence.checks import Verification
+from ucaudit.evidence.examine import (
+    EndorsementFacts,
+    ledger_place,
+    raise_first,
+    signature_hint,
+    unchecked_endorsements,
+)
 from ucaudit.evidence.floors.contents import check_floor_contents
 from ucaudit.evidence.signing import read_statement
 from ucaudit.evidence.trust import Trust
 from ucaudit.evidence.verify import verify_bundle
-from ucaudit.report.bundle import ledger_place, raise_first, signature_hint, unchecked_endorsements
 from ucaudit.report.charts import Figure
 from ucaudit.report.facts import Fact
 from ucaudit.report.fonts import without_controls
@@ -27,7 +33,6 @@ from ucaudit.report.pdf import Attached, require_jinja, require_weasyprint, writ
 from ucaudit.report.profiles import Profile, load_profile
 from ucaudit.report.render import ATTACHMENT, accented, common_variables, environment
 from ucaudit.report.signoff import (
-    EndorsementFacts,
     SignerView,
     ledger_facts,
     separation_words,
@@ -127,7 +132,7 @@ def floor_report(bundle: OpenBundle, profile: str, *, trust: Trust | None = None
         raise_first(result)
         signer = result.signers[0]
         key_id, seen = signer.key.key_id, result.times.seen(bundle.attestation.digest)
-        endorsements = [EndorsementFacts.checked(item) for item in result.endorsements]
+        endorsements = tuple(EndorsementFacts.checked(item) for item in result.endorsements)
     place, _ = ledger_place(bundle, trust)
     if place is not None and record.plan.ledger_index is not None and record.plan.ledger_index >= place.index:
         raise LedgerInconsistentError("the plan is not older in the ledger than the result", subject="plan")
@@ -168,7 +173,7 @@ def floor_report(bundle: OpenBundle, profile: str, *, trust: Trust | None = None
         signer=signer_view(
             record.created, key_id, principal, signer.roles if signer else (), str(seen) if seen else None
         ),
-        endorsements=tuple(endorsements),
+        endorsements=endorsements,
         separation=separation_words(key_id, principal, endorsements),
     )
 

@@ -5,56 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ucaudit.core.records import Endorsement
-from ucaudit.evidence.checks import Endorsed
+from ucaudit.evidence.examine import EndorsementFacts, LedgerFacts
 from ucaudit.evidence.trust import same_person
 from ucaudit.report.facts import Fact
 from ucaudit.report.formatting import NOT_ASSESSED
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerFacts:
-    """Where the record is in a ledger; ``checked`` if the proof held under a ledger key of the trust file."""
-
-    origin: str
-    index: int
-    size: int
-    checked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EndorsementFacts:
-    """A countersignature: who, as what, when, meaning what, under which key.
-
-    ``principal`` is the trust file's name for the key, None if the key was not checked.
-    """
-
-    printed_name: str
-    role: str
-    meaning: str
-    created: str
-    key_id: str
-    principal: str | None = None
-    seen: str | None = None
-    """A trusted time of the endorsement, as a clause; None if there is none."""
-
-    @classmethod
-    def checked(cls, item: Endorsed) -> EndorsementFacts:
-        """From an endorsement whose signature, key, role and binding held."""
-        return cls(
-            item.printed_name,
-            item.role,
-            item.meaning,
-            item.created,
-            item.entry.key.key_id,
-            item.entry.principal,
-            str(item.seen) if item.seen else None,
-        )
-
-    @classmethod
-    def of(cls, predicate: Endorsement, key_id: str, principal: str | None) -> EndorsementFacts:
-        """From a signed endorsement."""
-        return cls(predicate.printed_name, predicate.role, predicate.meaning, predicate.created, key_id, principal)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from ucaudit.core.digest import StateManifest
 from ucaudit.core.errors import MalformedRecordError
 from ucaudit.core.records import Attestation, Statement, parse_time
 from ucaudit.core.tokenvalues import TokenValues
+from ucaudit.evidence.examine import EndorsementFacts, LedgerFacts
 from ucaudit.report import facts
 from ucaudit.report.change import ChangeView, Previous, VersionRow, compare, in_order, version_rows
 from ucaudit.report.charts import Figure, figures
@@ -20,8 +21,6 @@ from ucaudit.report.history import History
 from ucaudit.report.profiles import Profile, load_profile
 from ucaudit.report.results import ClaimRow, FigureRow, claim_row, figure_rows, percentile_text
 from ucaudit.report.signoff import (
-    EndorsementFacts,
-    LedgerFacts,
     SignerView,
     endorsed_by_another,
     ledger_facts,
