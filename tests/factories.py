@@ -8,6 +8,7 @@ from array import array
 from random import Random
 from typing import Any
 
+from ucaudit.core.digest import FileEntry, FileManifest
 from ucaudit.core.records import (
     Attestation,
     BitsPerWeight,
@@ -31,6 +32,7 @@ from ucaudit.core.records import (
 )
 from ucaudit.core.tokenvalues import TokenValues
 from ucaudit.evidence.claims import compute_results, determine, draft_claims, judge_all
+from ucaudit.evidence.examine import Examined
 from ucaudit.lab.limitations import limitations_of
 
 CREATED = "2026-11-24T09:30:00Z"
@@ -205,3 +207,73 @@ def make_attestation_statement(record: Attestation, *, files: int = 34) -> State
         Subject("pack/ucq.json", digest_of("manifest")),
     ]
     return make_statement(record, subjects)
+
+
+def make_examined(record: Attestation, **changes: Any) -> Examined:
+    """What is known of a bundle with this record, its signer's key not checked."""
+    statement = make_attestation_statement(record)
+    pack = [item for item in statement.subjects if item.name.startswith("pack/")]
+    known: dict[str, Any] = {
+        "statement": statement,
+        "record": record,
+        "envelope_digest": digest_of("envelope"),
+        "payload_digest": digest_of("payload"),
+        "manifest": FileManifest.build(FileEntry(item.name.removeprefix("pack/"), item.sha256) for item in pack),
+        "key_id": digest_of("key"),
+        "signer": None,
+        "seen": None,
+        "endorsements": (),
+        "values": None,
+        "ledger": None,
+        "checkpoint": None,
+    }
+    return Examined(**(known | changes))
+
+
+HOSTILE = (
+    "x\n---\n- [a](javascript:1) <script>&amp; {{ insert: param, p }} \u2028\u202e\u200f\x07 # \"'\\ 山 😀 *b* null"
+)
+"""Text that is markup, code or the end of a line in some format."""
+
+
+def make_outcomes() -> dict[str, Examined]:
+    """One record for every determination, and one whose free text is hostile, wherever text is free."""
+    excuses = tuple(
+        PolicyExceptionRecord(claim=claim, owner="Owner", rationale="pilot", expires="2027-01-31T00:00:00Z")
+        for claim in ("ppl-ratio", "mean-kl")
+    )
+    cases: dict[str, Any] = {
+        "pass": {"drift": 0.012},
+        "fail": {"drift": 0.06},
+        "inconclusive": {"drift": 0.047, "noise": 0.012},
+        "pass-with-exceptions": {"drift": 0.06, "exceptions": excuses},
+    }
+    found = {}
+    for name, options in cases.items():
+        exceptions = options.pop("exceptions", ())
+        record = make_attestation(values=make_values(**options), kl_max=0.055, exceptions=exceptions)
+        assert record.determination == name
+        found[name] = make_examined(record)
+    failed = found["pass-with-exceptions"].record
+    text = dict.fromkeys(Context.model_fields, HOSTILE)
+    claims = tuple(item.model_copy(update={"reason": HOSTILE, "text": HOSTILE}) for item in failed.claims)
+    renamed = failed.pack.model_copy(update={"name": HOSTILE, "license": HOSTILE, "excluded": (HOSTILE,)})
+    corpus = failed.measurement.corpus.model_copy(update={"name": HOSTILE})
+    hostile = failed.model_copy(
+        update={
+            "context": Context(**text),
+            "claims": claims,
+            "pack": renamed,
+            "reference": failed.reference.model_copy(
+                update={"name": HOSTILE, "note": HOSTILE, "source": HOSTILE, "revision": HOSTILE * 30}
+            ),
+            "measurement": failed.measurement.model_copy(update={"corpus": corpus}),
+            "policy": NamedDigest(name=HOSTILE, sha256=digest_of("policy")),
+            "exceptions": tuple(
+                item.model_copy(update={"owner": HOSTILE, "rationale": HOSTILE}) for item in failed.exceptions
+            ),
+            "tool": Tool(name=HOSTILE, version=HOSTILE),
+        }
+    )
+    found["hostile"] = make_examined(hostile)
+    return found

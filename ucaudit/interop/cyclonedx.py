@@ -310,8 +310,8 @@ def _claim(claim: Claim, record: Attestation) -> _Json:
             "target": "pack",
             # Of a claim that failed, what is declared is that it does not hold: then the figures are its evidence.
             "predicate": f"{_VERDICTS[claim.verdict]}{claim.text}",
-            "reasoning": f"{claim.reason}. Observed: {observed_words(claim, record)} {_interval_words(claim)}, limit "
-            f"{claim.comparator} {number(claim.threshold)}; {claim.level}.",
+            "reasoning": f"{claim.reason}. Observed: {observed_words(claim, record)} {_interval_words(claim)}, "
+            f"limit {claim.comparator} {number(claim.threshold)}; {claim.level}.",
             "evidence": [rests] if claim.verdict != "inconclusive" else [],
         }
     )
