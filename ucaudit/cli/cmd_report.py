@@ -82,8 +82,8 @@ def report(
     from ucaudit.core.files import make_directory, require_writable_directory, write_bytes
     from ucaudit.evidence.archive import bundle_directory
     from ucaudit.evidence.bundle import open_bundle
-    from ucaudit.evidence.trust import load_trust
     from ucaudit.evidence.signing import read_statement
+    from ucaudit.evidence.trust import load_trust
     from ucaudit.report import load_profile, render_bundle
     from ucaudit.report.floors import is_floor, render_floor
     from ucaudit.report.pdf import require_jinja, require_weasyprint

@@ -33,7 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "timestamp": ("ucaudit.cli.cmd_timestamp:timestamp", "Ask for a time stamp over evidence, or attach it."),
     "archive": ("ucaudit.cli.cmd_archive:archive", "Write a bundle as one .zip."),
     "verify": ("ucaudit.cli.cmd_verify:verify", "Check evidence offline, trusting nobody's code."),
-    "report": ("ucaudit.cli.cmd_report:report", "Render the evidence report as PDF or HTML."),
+    "report": ("ucaudit.cli.cmd_report:report", "Render the evidence report as PDF or HTML, or for programs."),
     "gate": ("ucaudit.cli.cmd_gate:gate", "Refuse an unsigned, drifted or out-of-bound pack in CI."),
     "matrix": ("ucaudit.cli.cmd_matrix:matrix", "Make a public benchmark page from signed evidence."),
     "ledger": ("ucaudit.cli.cmd_ledger:ledger", "The append-only evidence ledger."),

@@ -14,11 +14,13 @@ import pytest
 import yaml
 from bundles import Setting, make_bundle, make_setting, make_values
 from click.testing import CliRunner
+from floors import make_floor
 
 from ucaudit.cli.cmd_report import report
 from ucaudit.core.digest import sha256_hex
 from ucaudit.core.errors import (
     DigestMismatchError,
+    InputError,
     NotFoundError,
     OutputError,
     RefusedError,
@@ -40,9 +42,10 @@ ENDS: dict[str, tuple[str, ...]] = {
     "cdx.json": (),
     "model-index.yaml": (),
 }
-# What no document may say of a model, a signer or itself. "effective challenge" is SR 11-7's own term.
+# What no document may say of a model, a signer or itself. "effective challenge" is SR 11-7's own term,
+# "effective n" a number of windows.
 FORBIDDEN = re.compile(
-    r"(?<![a-z])(compliant|compliance|certif\w+|validated|safe|effective(?![ -]challenge)|clinically|unbiased|"
+    r"(?<![a-z])(compliant|compliance|certif\w+|validated|safe|effective(?![ -]challenge| n over)|clinically|unbiased|"
     r"guarantee\w*|independent validation|equivalent|tamper-?proof|verified)(?![a-z])",
     re.IGNORECASE,
 )
@@ -182,6 +185,15 @@ def test_usage(
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_floor_has_no_such_form(setting: Setting, tmp_path: Path, end: str) -> None:
+    record = open_bundle(make_floor(setting, tmp_path / "floor"))
+    done = run(record.path, *ENDS[end], "--out", tmp_path / f"x.{end}")
+    assert type(done.exception) is InputError
+    assert "holds a floor" in done.exception.message
+    assert not (tmp_path / f"x.{end}").exists()
 
 
 def test_suffixes_in_any_case_and_an_unknown_profile(honest: Path, tmp_path: Path) -> None:
