@@ -111,9 +111,10 @@ def key_words(found: Examined) -> str:
 
 
 def excused(record: Attestation) -> dict[str, str]:
-    """The claims that an exception in force when the record was signed excuses, and until when."""
+    """The claims that an exception in force when the record was signed excuses, and until when at the latest."""
     at = parse_time(record.created)
-    return {item.claim: item.expires for item in record.exceptions if parse_time(item.expires) >= at}
+    ordered = sorted(record.exceptions, key=lambda item: parse_time(item.expires))
+    return {item.claim: item.expires for item in ordered if parse_time(item.expires) >= at}
 
 
 def sample_words(record: Attestation) -> str:

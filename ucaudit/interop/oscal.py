@@ -298,7 +298,9 @@ class _Document:
         """A claim that failed, or that the measurement could not decide."""
         kind = "claim-failed" if claim.verdict == "fail" else "claim-inconclusive"
         outcome = "did not hold" if claim.verdict == "fail" else "could not be decided"
-        exception = next((item for item in self.record.exceptions if item.claim == claim.id), None)
+        exceptions = [item for item in self.record.exceptions if item.claim == claim.id]
+        used = (item for item in exceptions if item.expires == self.excused.get(claim.id))
+        exception = next(used, exceptions[0] if exceptions else None)
         props = properties(("verdict", claim.verdict), ("severity", self.profile.severity.get(kind, "not set")))
         if exception is not None:
             state = "in force" if claim.id in self.excused else "expired"

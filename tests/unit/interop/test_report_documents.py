@@ -45,8 +45,8 @@ ENDS: dict[str, tuple[str, ...]] = {
 # What no document may say of a model, a signer or itself. "effective challenge" is SR 11-7's own term,
 # "effective n" a number of windows.
 FORBIDDEN = re.compile(
-    r"(?<![a-z])(compliant|compliance|certif\w+|validated|safe|effective(?![ -]challenge| n over)|clinically|unbiased|"
-    r"guarantee\w*|independent validation|equivalent|tamper-?proof|verified)(?![a-z])",
+    r"(?<![a-z])(compliant|compliance|certif\w+|validated|safe|effective(?![ -]challenge| n over)|clinically|"
+    r"unbiased|guarantee\w*|independent validation|equivalent|tamper-?proof|verified)(?![a-z])",
     re.IGNORECASE,
 )
 
