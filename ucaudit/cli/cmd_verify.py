@@ -277,6 +277,8 @@ def render(result: Verification, out: Output) -> str:
         lines += ["", *map(printable, _floor_lines(result.floor))]
     elif result.signers and result.authentic:
         lines += ["", "AUTHENTIC: a trusted key signed this envelope; nothing else was checked."]
+    elif result.found_by("evidence"):
+        lines += ["", "UNSIGNED: there is no evidence to believe."]
     else:
         lines += ["", "NOT AUTHENTIC: nothing in this bundle was believed."]
     return "\n".join(lines)

@@ -6,8 +6,9 @@ import pytest
 from people import vkey_of
 
 from ucaudit.core.errors import InputError, MalformedPolicyError, RefusedError
+from ucaudit.evidence.explained import explain
 from ucaudit.evidence.keys import generate
-from ucaudit.evidence.policy import CLAIM_IDS, explain, load_policy, profiles, template
+from ucaudit.evidence.policy import CLAIM_IDS, load_policy, profiles, template
 from ucaudit.evidence.trust import add_key, add_ledger, load_trust
 from ucaudit.evidence.weak_policy import warnings
 
