@@ -1,4 +1,4 @@
-"""The stable name of every check, for scripts that read ``--json`` or JUnit: once released, a slug keeps its meaning.
+"""The stable name of every check, for scripts that read ``--json`` or JUnit: a released slug keeps its meaning.
 
 ``docs/gate.md`` prints this table; a test compares the two, and finds a check in the code that is not in it.
 """

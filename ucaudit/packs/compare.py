@@ -88,7 +88,7 @@ def _check_subject(
     own = {
         path: digest
         for path, digest in expected.items()
-        if Path(path).suffix.lower() in TENSOR_SUFFIXES or path in _OWN_FILES
+        if path[path.rfind(".") :].lower() in TENSOR_SUFFIXES or path in _OWN_FILES
     } or expected
     here = set(own.values()) & set(found.values())
     what, several = "whether the evidence is about this pack", len(set(own.values()))
