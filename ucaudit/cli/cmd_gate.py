@@ -266,7 +266,7 @@ def _judge(asked: _Asked, outputs: _Outputs, out: Output) -> list[Outcome]:
         full = Full(device, asked.threads, asked.good)
     memo = _cache(asked, out)
     if len(tasks) == 1:
-        outcomes = [judge_one(tasks[0], trust, full=full, memo=memo, progress=out.progress)]
+        outcomes = [judge_one(tasks[0], trust, full=full, memo=memo, progress=out.progress, threads=asked.threads)]
     else:
         outcomes = judge_all(tasks, trust, jobs=asked.jobs, full=full, memo=memo, done=_line(len(tasks), out))
     if memo is not None:

@@ -154,7 +154,7 @@ def _with_bundle(directory: Path, trust: Trust, asked: _Asked, out: Output) -> t
         if whole:
             check_files(bundle, result.record, asked.pack, result, out.progress)
         if whole and asked.full:
-            check_state(bundle, asked.pack, result, out.progress, device=asked.device)
+            check_state(bundle, asked.pack, result, out.progress, device=asked.device, threads=asked.threads)
         elif asked.spots is None:
             result.remark("pack-state", "not-checked", "reconstructed tensors", "--full reconstructs the pack")
     looked = _look(bundle, result, asked, out)

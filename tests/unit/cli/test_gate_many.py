@@ -8,8 +8,12 @@ import pytest
 from bundles import PACK_FILES, make_bundle, make_setting, make_values
 from tinypack import TENSORS
 
-from ucaudit.evidence.keys import PublicKey, generate
+from ucaudit.evidence.amend import countersign
+from ucaudit.evidence.keys import PublicKey, generate, load_signer
+from ucaudit.evidence.ledger import Ledger
 from ucaudit.evidence.signing import Envelope
+from ucaudit.evidence.trust import add_key, add_ledger
+from ucaudit.evidence.trust.edit import revoke
 from ucaudit.packs import batch
 
 
@@ -129,6 +133,25 @@ def test_several_at_a_time_come_to_the_same(shop, setting, policy, run):
         for item in document["packs"]:
             del item["seconds"]
     assert one == two
+
+
+def test_a_pack_that_changes_while_it_is_read(shop, monkeypatch):
+    from ucaudit.packs import opened
+
+    shop.lay("good")
+    other = shop.lay("other")
+    real = opened.sha256_stream
+
+    def hashing(handle, **how):
+        found = real(handle, **how)
+        with (other / TENSORS).open("ab") as writer:
+            writer.write(b"x")
+        return found
+
+    monkeypatch.setattr(opened, "sha256_stream", hashing)
+    ran = shop.gate("--each", shop.models, "--json")
+    assert ran.code == 3 and verdicts(ran) == {"good": "admitted", "other": "error"}
+    assert "replaced or changed while it was being read" in ran.json["packs"][1]["error"]["message"]
 
 
 # --- which packs -------------------------------------------------------------------------------------------
@@ -385,3 +408,63 @@ def test_two_packs_of_one_name_have_no_two_verdicts(shop, tmp_path):
     two = shop.lay("two/pack")
     ran = shop.gate(one, two, "--svr", tmp_path / "out", "--svr-key", private)
     assert ran.code == 3 and "two packs of this name" in ran.err
+
+
+# --- why, in one word --------------------------------------------------------------------------------------
+KEYS = {
+    "untrusted-key": {},
+    "key-role": {},
+    "key-expired": {"valid_until": "2026-01-01T00:00:00Z"},
+    "key-not-yet-valid": {"valid_from": "2096-01-01T00:00:00Z"},
+    "key-type": {"predicate_types": ("plan", "bundle")},
+    "key-revoked": {},
+}
+
+
+@pytest.mark.parametrize("reason", KEYS)
+def test_each_way_a_key_may_not_count_has_its_reason(setting, bundles, run, policy, tmp_path, reason):
+    trust, evidence = tmp_path / "trust.toml", bundles["good"]
+    key = setting.signer.public_key
+    if reason == "untrusted-key":
+        key = generate(tmp_path / "other", "k", password=None)[2]
+    if reason == "key-role":
+        evidence = shutil.copytree(evidence, tmp_path / "endorsed")
+        private, _, second = generate(tmp_path / "second", "k", password=None)
+        countersign(evidence, load_signer(str(private)), printed_name="Vera", role="validator", meaning="approval")
+        add_key(trust, second, "vera@tests.invalid", roles=("reader",))
+    add_key(trust, key, "signer@tests.invalid", roles=("developer",), **KEYS[reason])
+    ledger = Ledger.open(setting.ledger)
+    add_ledger(trust, ledger.origin, ledger.vkey)
+    if reason == "key-revoked":
+        revoke(trust, "key", 0, at="2026-01-01T00:00:00Z", reason="stolen")
+    words = ("--evidence", evidence, "--policy", policy(), "--trust", trust)
+    ran = run("gate", setting.pack, *words, "--json")
+    assert ran.code == 1
+    assert reason in {item["reason"] for item in ran.json["checks"] if item["status"] == "fail"}
+
+
+def test_a_full_check_says_how_far(shop, setting, run, policy):
+    pack = shop.lay("pack", change=lambda pack: rewrite(pack, b"\x01"))
+    words = ("--full", "--device", "cpu", "--threads", 1, "--good", setting.pack, "--json")
+    ran = shop.gate(pack, *words)
+    (state,) = ran.check("pack-state")
+    assert (ran.code, state["reason"], len(state["items"])) == (1, "state-drift", 1)
+    assert "model.w: expected" in state["items"][0] and "elements differ, by" in state["items"][0]
+
+
+def rewrite(pack, byte):
+    """One byte of the codes."""
+    data = bytearray(PACK_FILES[TENSORS])
+    data[-200:-199] = byte if data[-200:-199] != byte else b"\x02"
+    (pack / TENSORS).write_bytes(data)
+
+
+# --- policy check ------------------------------------------------------------------------------------------
+def test_policies_are_checked_one_or_several(run, tmp_path):
+    one, two = write(tmp_path / "one.toml"), write(tmp_path / "two.toml", vendor_ppl_ratio=1.0125)
+    single = run("policy", "check", one, "--json")
+    assert single.code == 0 and single.json["warnings"] and single.json["policy"] == str(one)
+    both = run("policy", "check", one, two)
+    assert both.code == 0 and f"{two}:" in both.out and "the vendor's own point estimate" in both.out
+    assert run("policy", "check", one, two, "--strict").code == 1
+    assert run("policy", "check").code == 2
