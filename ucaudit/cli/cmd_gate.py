@@ -187,7 +187,7 @@ class _Outputs:
                 refuse_inside_bundle(target)
                 require_outside(target, *inputs)
         for target in self.verdicts:
-            target.unlink(missing_ok=True)
+            _remove(target)
         if asked.junit is not None:
             from ucaudit.interop.junit import junit_error
 
@@ -435,6 +435,16 @@ def _found(outcome: Outcome) -> Verification | UcauditError:
         return outcome.judged.result
     assert outcome.error is not None
     return outcome.error
+
+
+def _remove(target: Path) -> None:
+    """Raises OutputError for what is no file."""
+    from ucaudit.core.files import output_error
+
+    try:
+        target.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(target, error) from error
 
 
 def _write(target: Path, data: bytes) -> None:

@@ -395,6 +395,12 @@ def test_a_verdict_for_each_pack(shop, tmp_path):
     assert found["c.svr.dsse.json"] == []
 
 
+def test_a_verdict_cannot_take_the_place_of_a_directory(shop, tmp_path):
+    private = generate(tmp_path / "keys", "gate", password=None)[0]
+    ran = shop.gate(shop.lay("pack"), "--svr", tmp_path, "--svr-key", private)
+    assert ran.code == 4 and "is a directory" in ran.err
+
+
 def test_nobody_vouches_for_their_own_evidence(shop, setting, tmp_path):
     out = tmp_path / "verdict.json"
     ran = shop.gate(shop.lay("pack"), "--svr", out, "--svr-key", setting.root / "keys" / "signer.pem")
