@@ -50,10 +50,9 @@ def check(paths: tuple[Path, ...], strict: bool, out: Output) -> int:
         loaded = load_policy(path)
         sentences, concerns = explain(loaded.policy), warnings(loaded.policy, codecs=available())
         found += len(concerns)
-        lines = [*([f"{path}:"] if len(paths) > 1 else []), *sentences, *(f"warning: {item}" for item in concerns)]
-        parts.append(
-            "\n".join(textwrap.fill(line, 78, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
-        )
+        lines = [*sentences, *(f"warning: {item}" for item in concerns)]
+        filled = [textwrap.fill(line, 78, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+        parts.append("\n".join([f"{path}:", *filled] if len(paths) > 1 else filled))
         documents.append(
             {"policy": str(path), "sha256": loaded.sha256, "sentences": sentences, "warnings": concerns}
         )
