@@ -20,7 +20,7 @@ from ucaudit.core.errors import (
     VerificationError,
 )
 from ucaudit.core.files import read_limited
-from ucaudit.core.records import Attestation, BundleClosing
+from ucaudit.core.records import Attestation, BundleClosing, Floor
 from ucaudit.evidence.authentic import find_signers, judge_keys
 from ucaudit.evidence.bundle import (
     ATTESTATION,
@@ -143,14 +143,21 @@ def _may_count(place: Path, trust: Trust, this: _Pack, error: UcauditError) -> b
     if attested:
         rejected_key = isinstance(error, UntrustedKeyError) and ATTESTATION in made
         return not rejected_key and any(map(this.is_in, attested))
+    if records and len(records) == len(forms) and all(isinstance(item, Floor) for item in records):
+        return not _closes(closing, attestation, trust)  # signed about an encoder, and about no pack
     if attestation is None or made or _names_trusted(forms.values(), trust):
         return True
     # A stranger's, unless a trusted key closed the bundle over another record than lies there now.
-    if closing is not None and closing.signers(trust.public_keys):
+    return not _closes(closing, attestation, trust)
+
+
+def _closes(closing: Envelope | None, attestation: Envelope | None, trust: Trust) -> bool:
+    """Whether no trusted key closed the bundle over another record than lies there now."""
+    if closing is not None and attestation is not None and closing.signers(trust.public_keys):
         with suppress(InputError):
             predicate = read_statement(closing).predicate
-            return isinstance(predicate, BundleClosing) and predicate.attestation_digest != attestation.digest
-    return False
+            return not isinstance(predicate, BundleClosing) or predicate.attestation_digest == attestation.digest
+    return True
 
 
 def _names_trusted(envelopes: Iterable[Envelope], trust: Trust) -> bool:
