@@ -2,111 +2,167 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ucaudit.cli.common import Output, output_options
-from ucaudit.core.errors import NotFoundError, UcauditError
-from ucaudit.core.files import require_outside, write_bytes
+from ucaudit.cli.common import Output, compute_options, key_password, output_options, prepare_compute
+from ucaudit.cli.gate_asked import Asked, require_options, tasks_asked
+from ucaudit.cli.gate_outputs import Outputs, sign_verdicts
+from ucaudit.core.errors import UcauditError
 
 if TYPE_CHECKING:
-    from ucaudit.evidence.checks import Verification
+    from ucaudit.evidence.keys import Signer
+    from ucaudit.packs.batch import Outcome
+    from ucaudit.packs.memo import DigestCache
+
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path))
+@click.argument("packs", metavar="[PACK]...", nargs=-1, type=_PATH)
+@click.option("--each", type=_PATH, metavar="DIR", help="Judge every pack in this directory.")
+@click.option("--list", "listed", metavar="FILE", help="Judge the packs that FILE lists, one a line; - is stdin.")
 @click.option(
     "--evidence",
-    type=click.Path(path_type=Path),
+    type=_PATH,
+    help="A bundle, its .zip, or a directory of bundles; {pack} stands for a pack's name  [default: PACK.evidence]",
+)
+@click.option(
+    "--policy",
+    "policies",
+    metavar="FILE|GLOB=FILE",
+    multiple=True,
     required=True,
-    help="A bundle, its .zip, or a directory of bundles.",
+    help="The gate's own policy; GLOB=FILE for some packs only. May be repeated.",
 )
-@click.option(
-    "--policy", "policy_file", type=click.Path(path_type=Path), required=True, help="The gate's own policy."
-)
-@click.option(
-    "--trust", "trust_file", type=click.Path(path_type=Path), required=True, help="The gate's trust file."
-)
+@click.option("--trust", "trust", type=_PATH, required=True, help="The gate's trust file.")
 @click.option("--full", is_flag=True, help="Also reconstruct the pack, and name each drifted tensor.")
-@click.option("--junit", type=click.Path(path_type=Path), help="Write the checks as JUnit XML.")
+@click.option(
+    "--good", type=_PATH, metavar="PACK", help="With --full: a good copy, to say how far tensors drifted."
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), help="Packs judged at a time  [default: the cores; 1 if --full]"
+)
+@click.option("--cache", type=_PATH, metavar="FILE", help="Remember digests of unchanged files from run to run.")
+@click.option("--junit", type=_PATH, metavar="FILE", help="Write the checks as JUnit XML.")
+@click.option(
+    "--svr",
+    type=_PATH,
+    metavar="FILE",
+    help="Write a signed verdict (in-toto SVR v0.2); of many packs: a directory.",
+)
+@click.option("--svr-key", metavar="KEY", help="The gate's own private key, for --svr: a PEM file, or env:NAME.")
+@click.option("--svr-id", metavar="URI", help="Who the verdict says has judged  [default: urn:ucaudit:gate:v1]")
+@click.option("--password-file", type=_PATH, help="File with the password of --svr-key.")
+@click.option("--github", is_flag=True, help="Annotations, step summary and outputs for a GitHub runner.")
+@compute_options
 @output_options
 def gate(
-    pack: Path, evidence: Path, policy_file: Path, trust_file: Path, full: bool, junit: Path | None, out: Output
+    packs: tuple[Path, ...],
+    each: Path | None,
+    listed: str | None,
+    evidence: Path | None,
+    policies: tuple[str, ...],
+    trust: Path,
+    full: bool,
+    good: Path | None,
+    jobs: int | None,
+    cache: Path | None,
+    junit: Path | None,
+    svr: Path | None,
+    svr_key: str | None,
+    svr_id: str | None,
+    password_file: Path | None,
+    github: bool,
+    device: str,
+    threads: int | None,
+    out: Output,
 ) -> int:
     """Refuse a PACK that is unsigned, drifted, expired or out of bound.
 
     Every claim is recomputed from the evidence's per-token values against the
     gate's own policy. Exits 0 if the pack may be deployed, 1 if not, and 5 if
     not because a claim is inconclusive, with nothing else against it.
+
+    Of many packs, each is judged: the exit code is 0 if all are admitted, else
+    1 if any is refused, else 3 or 4 if one could not be judged, else 5.
     """
-    from ucaudit.cli.cmd_verify import complain, document, render, verdict
-
-    suite = f"ucaudit gate {pack.name}"
-    if junit is not None:
-        _begin_junit(junit, suite, pack, policy_file, trust_file)
+    asked = Asked(
+        packs, each, listed, evidence, policies, trust, full, good, jobs, cache, junit, svr, svr_key, svr_id,
+        password_file, github, device, threads,
+    )  # fmt: skip
+    require_options(asked)
+    outputs = Outputs(asked, out)
+    outputs.begin()
     try:
-        result, path = _judge(pack, evidence, policy_file, trust_file, full=full, out=out)
+        if outputs.problem is not None:
+            raise outputs.problem
+        outcomes = _judge(asked, outputs, out)
     except UcauditError as error:
-        if junit is not None:
-            from ucaudit.interop.junit import junit_error
-
-            write_bytes(junit, junit_error(suite, error.code, str(error)))
+        outputs.fail(error)
         raise
-    if junit is not None:
-        from ucaudit.interop.junit import junit_xml
-
-        write_bytes(junit, junit_xml(suite, result))
-    words = out.style(verdict(result, "ADMITTED", "REFUSED"), fg="green" if result.admitted else "red")
-    gate_document = {**document(result, judged=True), "bundle": str(path)}
-    out.result(gate_document, f"{render(result, out)}\ngate           {words}")
-    return complain(result, out)
+    return outputs.finish(outcomes)
 
 
-def _begin_junit(junit: Path, suite: str, *inputs: Path) -> None:
-    """Replace the file of an earlier run before anything else: a run that dies must not leave its green there."""
-    from ucaudit.evidence.bundle import refuse_inside_bundle
-    from ucaudit.interop.junit import junit_error
-
-    refuse_inside_bundle(junit)
-    require_outside(junit, *inputs)
-    write_bytes(junit, junit_error(suite, "unfinished", "the gate was started and did not finish"))
-
-
-def _judge(
-    pack: Path, evidence: Path, policy_file: Path, trust_file: Path, *, full: bool, out: Output
-) -> tuple[Verification, Path]:
-    """Every check, and the bundle they are about."""
-    from ucaudit.evidence.archive import bundle_directory
-    from ucaudit.evidence.gate import apply_policy
-    from ucaudit.evidence.policy import load_policy
+def _judge(asked: Asked, outputs: Outputs, out: Output) -> list[Outcome]:
     from ucaudit.evidence.trust import load_trust
-    from ucaudit.evidence.verify import verify_bundle
-    from ucaudit.packs.compare import check_files, check_state
-    from ucaudit.packs.excluded import check_excluded
-    from ucaudit.packs.opened import open_pack
-    from ucaudit.packs.selection import select_bundle
+    from ucaudit.packs.batch import judge_all, judge_one
+    from ucaudit.packs.judging import Full
 
-    policy = load_policy(policy_file).policy
-    trust = load_trust(trust_file)
-    if not pack.exists():
-        raise NotFoundError(
-            "no such pack", subject=str(pack), hint="give the directory of the pack, or a .gguf file"
-        )
-    if pack.is_dir():
-        open_pack(pack, excludes=policy.gate.exclude)
-    with bundle_directory(evidence) as directory:
-        selection = select_bundle(directory, pack, trust, excludes=policy.gate.exclude)
-        bundle = selection.bundle
-        result = verify_bundle(bundle, trust)
-        for name, reason in selection.passed_over:
-            result.remark("evidence", "warn", f"{name} beside the bundle", reason)
-        if result.record is not None:
-            whole = check_excluded(result.record, pack, result, allowed=policy.gate.exclude)
-            if whole:
-                check_files(bundle, result.record, pack, result, out.progress)
-            if whole and full:
-                check_state(bundle, pack, result, out.progress)
-            apply_policy(result, policy)
-    return result, evidence if directory != evidence else bundle.path
+    trust = load_trust(asked.trust)
+    tasks = tasks_asked(asked, outputs.packs)
+    signer = _signer(asked)
+    if signer is not None:
+        from ucaudit.interop.svr import require_own_key
+
+        require_own_key(signer.public_key, trust, subject=str(asked.svr_key))
+    full = None
+    if asked.full:
+        device = prepare_compute(asked.device, asked.threads)
+        full = Full(device, asked.threads, asked.good)
+    memo = _cache(asked, out)
+    if len(tasks) == 1:
+        outcomes = [judge_one(tasks[0], trust, full=full, memo=memo, progress=out.progress, threads=asked.threads)]
+    else:
+        outcomes = judge_all(tasks, trust, jobs=asked.jobs, full=full, memo=memo, done=_line(len(tasks), out))
+    if memo is not None:
+        memo.save()
+        if memo.problem is not None:
+            out.warn(f"the cache was {memo.problem}")
+    if signer is not None:
+        sign_verdicts(asked, outcomes, outputs.verdicts, signer, out)
+    return outcomes
+
+
+def _cache(asked: Asked, out: Output) -> DigestCache | None:
+    if asked.cache is None:
+        return None
+    from ucaudit.packs.memo import DigestCache
+
+    memo = DigestCache(asked.cache)
+    if memo.problem is not None:
+        out.warn(f"the cache was {memo.problem}")
+        memo.problem = None
+    return memo
+
+
+def _line(count: int, out: Output) -> Callable[[Outcome], None]:
+    done = 0
+
+    def tell(outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        out.status(f"  {done}/{count}  {outcome.verdict:12}  {outcome.task.pack}  {outcome.seconds:.1f} s")
+
+    return tell
+
+
+def _signer(asked: Asked) -> Signer | None:
+    if asked.svr_key is None:
+        return None
+    from ucaudit.evidence.keys import load_signer
+
+    return load_signer(asked.svr_key, password=key_password(asked.svr_key, asked.password_file))

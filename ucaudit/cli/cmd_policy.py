@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options
-from ucaudit.core.errors import EXIT_PASS, RefusedError
+from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, RefusedError
 
 
 @click.group()
@@ -35,16 +35,28 @@ def init(path: Path, profile: str, out: Output) -> int:
 
 
 @policy.command("check")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("paths", metavar="POLICY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--strict", is_flag=True, help="Exit 1 if there is a warning.")
 @output_options
-def check(path: Path, out: Output) -> int:
+def check(paths: tuple[Path, ...], strict: bool, out: Output) -> int:
     """Explain a policy in sentences and warn of settings that defeat themselves."""
-    from ucaudit.evidence.policy import explain, load_policy
+    from ucaudit.evidence.explained import explain
+    from ucaudit.evidence.policy import load_policy
     from ucaudit.evidence.weak_policy import warnings
+    from ucaudit.packs.codecs import available
 
-    loaded = load_policy(path)
-    sentences, concerns = explain(loaded.policy), warnings(loaded.policy)
-    lines = [*sentences, *(f"warning: {concern}" for concern in concerns)]
-    text = "\n".join(textwrap.fill(line, 78, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
-    out.result({"policy": str(path), "sha256": loaded.sha256, "sentences": sentences, "warnings": concerns}, text)
-    return EXIT_PASS
+    parts, documents, found = [], [], 0
+    for path in paths:
+        loaded = load_policy(path)
+        sentences, concerns = explain(loaded.policy), warnings(loaded.policy, codecs=available())
+        found += len(concerns)
+        lines = [*sentences, *(f"warning: {item}" for item in concerns)]
+        filled = [textwrap.fill(line, 78, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+        parts.append("\n".join([f"{path}:", *filled] if len(paths) > 1 else filled))
+        documents.append(
+            {"policy": str(path), "sha256": loaded.sha256, "sentences": sentences, "warnings": concerns}
+        )
+    code = EXIT_FAIL if strict and found else EXIT_PASS
+    document = documents[0] if len(documents) == 1 else {"policies": documents}
+    out.result(document, "\n\n".join(parts), code=code)
+    return code

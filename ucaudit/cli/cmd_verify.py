@@ -154,7 +154,7 @@ def _with_bundle(directory: Path, trust: Trust, asked: _Asked, out: Output) -> t
         if whole:
             check_files(bundle, result.record, asked.pack, result, out.progress)
         if whole and asked.full:
-            check_state(bundle, asked.pack, result, out.progress, device=asked.device)
+            check_state(bundle, asked.pack, result, out.progress, device=asked.device, threads=asked.threads)
         elif asked.spots is None:
             result.remark("pack-state", "not-checked", "reconstructed tensors", "--full reconstructs the pack")
     looked = _look(bundle, result, asked, out)
@@ -277,6 +277,8 @@ def render(result: Verification, out: Output) -> str:
         lines += ["", *map(printable, _floor_lines(result.floor))]
     elif result.signers and result.authentic:
         lines += ["", "AUTHENTIC: a trusted key signed this envelope; nothing else was checked."]
+    elif result.found_by("evidence"):
+        lines += ["", "UNSIGNED: there is no evidence to believe."]
     else:
         lines += ["", "NOT AUTHENTIC: nothing in this bundle was believed."]
     return "\n".join(lines)

@@ -257,8 +257,14 @@ def prepare_compute(device: str, threads: int | None) -> str:
 
 
 def printable(text: str) -> str:
-    """No control characters from hostile input on the terminal, and none that turn the writing direction."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    """No control characters from hostile input on the terminal, and none that turn the writing direction.
+
+    On a GitHub runner, which takes lines that begin with ``::`` or hold ``##[`` for commands, none of those either.
+    """
+    clean = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        clean = clean.replace("::", ": :").replace("##[", "## [")
+    return clean
 
 
 def table(

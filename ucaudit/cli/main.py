@@ -93,7 +93,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit. Findings, failures and bugs have different codes (see core.errors)."""
     # Start-up makes many objects and little garbage: looking for cycles less often saves a twentieth of `verify`.
-    gc.set_threshold(20_000, 20, 100)
+    gc.set_threshold(100_000, 20, 100)
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:

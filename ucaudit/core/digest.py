@@ -30,6 +30,7 @@ CHUNK_BYTES: Final = 1 << 20
 MAX_NAME_BYTES: Final = 4096
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _DTYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{1,15}")
+_AMBIGUOUS: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SHAPE: Final = re.compile(r"scalar|(?:0|[1-9][0-9]{0,14})(?:x(?:0|[1-9][0-9]{0,14})){0,15}")
 
 
@@ -84,16 +85,10 @@ def check_name(name: str, *, subject: str) -> str:
         raise UnsafePathError("a name that is not valid unicode", subject=subject) from error
     if not encoded or len(encoded) > MAX_NAME_BYTES:
         raise UnsafePathError(f"a name of {len(encoded)} bytes", subject=subject)
-    for character in name:
-        code = ord(character)
-        if (
-            code < 0x20
-            or 0x7F <= code < 0xA0
-            or character in "\\\u2028\u2029"
-            or 0x202A <= code <= 0x202E
-            or 0x2066 <= code <= 0x2069
-        ):
-            raise UnsafePathError(f"a name with the character U+{code:04X}: {name[:80]!r}", subject=subject)
+    found = _AMBIGUOUS.search(name)
+    if found is not None:
+        code = ord(found.group())
+        raise UnsafePathError(f"a name with the character U+{code:04X}: {name[:80]!r}", subject=subject)
     return name
 
 

@@ -26,17 +26,21 @@ class UcauditError(Exception):
         message: one line, lower case, no full stop, with the expected and the found value where there are any.
         subject: what it is about: a path, a tensor name, a key id.
         hint: what the user can do next; the class's own where nothing more exact is known.
+        reason: a slug finer than the class's code, for programs; the code where there is none.
     """
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = EXIT_BUG
     default_hint: ClassVar[str | None] = None
 
-    def __init__(self, message: str, *, subject: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, subject: str | None = None, hint: str | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.subject = subject
         self.hint = hint if hint is not None else self.default_hint
+        self.reason = reason if reason is not None else self.code
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.message}" if self.subject else self.message
@@ -44,7 +48,13 @@ class UcauditError(Exception):
 
 # --- findings: something was checked and did not hold -------------------------------------------------
 class VerificationError(UcauditError):
-    """A check was made and its outcome is negative."""
+    """A check was made and its outcome is negative.
+
+    Attributes:
+        checks: every check that was made, where a whole gate stands behind the error.
+    """
+
+    checks: tuple[object, ...] = ()
 
     code = "verification-failed"
     exit_code = EXIT_FAIL
@@ -96,6 +106,13 @@ class InconclusiveError(PolicyViolationError):
     default_hint = "measure more windows: ucaudit bound says how many would decide"
 
 
+class NotAdmittedError(VerificationError):
+    """A pack that a gate refused was about to be used (:func:`ucaudit.guard`)."""
+
+    code = "not-admitted"
+    default_hint = "ucaudit gate lists every check"
+
+
 class LedgerInconsistentError(VerificationError):
     """A ledger, checkpoint or proof contradicts itself or an earlier checkpoint."""
 
@@ -117,6 +134,13 @@ class NotFoundError(InputError):
 
     code = "not-found"
     default_hint = "check the path"
+
+
+class UnsignedError(NotFoundError):
+    """There is no evidence for a pack at all."""
+
+    code = "unsigned"
+    default_hint = "the pack is unsigned: ask its maker for a bundle, or make one with ucaudit attest"
 
 
 class MalformedPackError(InputError):

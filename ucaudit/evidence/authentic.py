@@ -112,7 +112,8 @@ def judge_keys(
         problem = None
         if objection is not None:
             hint = "ask the signer for evidence under a key that counts; ucaudit trust list shows yours"
-            problem = UntrustedKeyError(objection, subject=f"key {key.key_id[:16]}…", hint=hint)
+            reason = _reason(entry, counts_as, objection)
+            problem = UntrustedKeyError(objection, subject=f"key {key.key_id[:16]}…", hint=hint, reason=reason)
         fine = f"{entry.principal} ({role or roles_text(entry)})"
         if result.add(f"{kind}-key", f"{kind} key's validity, type and role", problem, fine):
             good.append(entry)
@@ -126,6 +127,17 @@ def judge_keys(
         detail = f"{created} is the signer's own word: validity was judged at it, for want of a trusted time"
         result.remark("claimed-time", "warn", what, detail)
     return tuple(good)
+
+
+def _reason(entry: TrustedKey, predicate: str, objection: str) -> str:
+    """Why a key does not count, as a slug."""
+    if predicate not in entry.predicate_types:
+        return "key-type"
+    if entry.validity.revocation and objection.startswith(entry.validity.revocation):
+        return "key-revoked"
+    if objection.startswith("expired at"):
+        return "key-expired"
+    return "key-role" if objection.startswith("not trusted in the role") else "key-not-yet-valid"
 
 
 def roles_text(entry: TrustedKey) -> str:

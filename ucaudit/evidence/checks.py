@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, PolicyViolationError, VerificationError
-from ucaudit.core.records import Attestation, Floor
+from ucaudit.core.records import Attestation, Floor, Results
 from ucaudit.evidence.times import TrustedTime, TrustedTimes
 from ucaudit.evidence.trust import TrustedKey
 
@@ -30,6 +30,13 @@ class Check:
     detail: str
     error: VerificationError | None = None
     level: Level = "recorded"
+    items: tuple[str, ...] = ()
+    """Every file or tensor that the check found wrong, where ``detail`` names only the first."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, as a slug finer than the check's; None for a check that did not fail."""
+        return self.error.reason if self.error else None
 
     def as_json(self) -> dict[str, Any]:
         """The check as ``--json`` prints it."""
@@ -39,6 +46,8 @@ class Check:
             "what": self.what,
             "detail": self.detail,
             "level": self.level,
+            "reason": self.reason,
+            **({"items": list(self.items)} if self.items else {}),
         }
 
 
@@ -81,6 +90,8 @@ class Verification:
     envelope_digest: str = ""
     values: TokenValues | None = None
     """The per-token values, as read and compared with the signed digests."""
+    rederived: Results | None = None
+    """Every figure again from ``values``, at the record's confidence and with its seed of the resampling."""
     signers: tuple[TrustedKey, ...] = ()
     """The keys that made the record and count."""
     closers: tuple[TrustedKey, ...] = ()
@@ -89,11 +100,18 @@ class Verification:
     times: TrustedTimes = field(default_factory=TrustedTimes)
 
     def add(
-        self, slug: str, what: str, problem: VerificationError | None, fine: str, *, level: Level = "recorded"
+        self,
+        slug: str,
+        what: str,
+        problem: VerificationError | None,
+        fine: str,
+        *,
+        level: Level = "recorded",
+        items: tuple[str, ...] = (),
     ) -> bool:
         """Record a check; True if it passed."""
         status: Status = "fail" if problem else "pass"
-        self.checks.append(Check(slug, status, what, str(problem) if problem else fine, problem, level))
+        self.checks.append(Check(slug, status, what, str(problem) if problem else fine, problem, level, items))
         return problem is None
 
     def remark(self, slug: str, status: Status, what: str, detail: str, *, level: Level = "recorded") -> None:

@@ -152,7 +152,7 @@ def _rederive(bundle: OpenBundle, record: Attestation, result: Verification) -> 
         # Whoever may pick the resamples may pick the end of an interval.
         free = VerificationError(f"{chosen}, not the fixed {BOOTSTRAP_SEED}", subject="results.bootstrapSeed")
         result.add("bootstrap-seed", "the seed of the resampling", free, "")
-    result.values = values
+    result.values, result.rederived = values, again
     what = "signed figures against the per-token files"
     fine = f"{len(values.windows)} windows re-derived to 12 digits"
     result.add("figures", what, problem, fine, level="re-derivable")

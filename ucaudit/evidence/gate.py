@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from ucaudit.core.errors import InconclusiveError, PolicyViolationError
-from ucaudit.core.records import Attestation, Claim, parse_time
+from ucaudit.core.records import Attestation, Claim, Results, parse_time
 from ucaudit.core.spans import span_fits
 from ucaudit.evidence.checks import Level, Verification
 from ucaudit.evidence.claims import BOOTSTRAP_SEED, compute_results, judge_planned
 from ucaudit.evidence.policy import Policy
 from ucaudit.evidence.signers import count_signers, demanded, eligible, everyone_once, signatures_of
 from ucaudit.evidence.times import CLOCK_SKEW
+
+if TYPE_CHECKING:
+    from ucaudit.core.tokenvalues import TokenValues
 
 
 def apply_policy(verification: Verification, policy: Policy, *, at: datetime | None = None) -> tuple[Claim, ...]:
@@ -48,7 +52,7 @@ def apply_policy(verification: Verification, policy: Policy, *, at: datetime | N
         )
         return ()
     publishes = record.reconstruction.matches_published != "none-published"
-    results = compute_results(values, confidence=policy.claims.confidence, seed=BOOTSTRAP_SEED)
+    results = _results(verification, values, policy.claims.confidence)
     claims = tuple(
         judge_planned(planned, record, results, values)
         for planned in policy.planned_claims(
@@ -58,7 +62,16 @@ def apply_policy(verification: Verification, policy: Policy, *, at: datetime | N
     excused = {item.claim: item for item in policy.exception_records()}
     for claim in claims:
         _claim(claim, excused.get(claim.id), policy, moment, rule)
+    _exceptions(claims, policy, moment, rule)
     return claims
+
+
+def _results(verification: Verification, values: TokenValues, confidence: float) -> Results:
+    """Every figure at this confidence. Those that verifying derived are taken if they are the very same."""
+    known = verification.rederived
+    if known is not None and (known.ratio.confidence, known.bootstrap_seed) == (confidence, BOOTSTRAP_SEED):
+        return known
+    return compute_results(values, confidence=confidence, seed=BOOTSTRAP_SEED)
 
 
 class _Rules:
@@ -178,6 +191,15 @@ def _pins(record: Attestation, verification: Verification, policy: Policy, rule:
             f"{codec} is not among {', '.join(allowed)}",
             f"{codec}, profile {record.pack.arithmetic_profile}",
         )
+    profiles, profile = policy.gate.allowed_profiles, record.pack.arithmetic_profile
+    if profiles:
+        rule(
+            "profile",
+            "the arithmetic profile",
+            profile in profiles,
+            f"{profile} is not among {', '.join(profiles)}",
+            profile,
+        )
     for check in verification.checks:
         if check.slug == "pack-format" and check.status == "not-checked":
             # The codec and the bits a weight would be the signer's word, with the pack in hand.
@@ -256,6 +278,21 @@ def _history(record: Attestation, verification: Verification, policy: Policy, ru
         )
         strayed = record.plan.deviations if record.plan else ()
         rule("plan-kept", "deviations from the plan", not strayed, "; ".join(strayed), "none")
+
+
+def _exceptions(claims: tuple[Claim, ...], policy: Policy, moment: datetime, rule: _Rules) -> None:
+    """Every exception of the policy: whether it was used, is over, or excuses nothing."""
+    verdicts = {claim.id: claim.verdict for claim in claims}
+    for item in policy.exception_records():
+        verdict, what = verdicts.get(item.claim), f"the exception for {item.claim}"
+        answers = f"{item.owner} answers for it: {item.rationale}"
+        if parse_time(item.expires) < moment:
+            rule.remark("exception-expired", "warn", what, f"expired at {item.expires}; {answers}")
+        elif verdict in (None, "pass"):
+            why = "the claim holds" if verdict else "this policy makes no such claim"
+            rule.remark("exception-unused", "warn", what, f"not needed, {why}; it ends at {item.expires}")
+        elif verdict == "fail" or not policy.gate.allow_inconclusive:
+            rule.remark("exception-used", "warn", what, f"used, until {item.expires}; {answers}")
 
 
 def _claim(claim: Claim, excuse: object, policy: Policy, moment: datetime, rule: _Rules) -> None:

@@ -109,6 +109,10 @@ class PublicKey:
         der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         return cls.from_spki(der, subject=subject)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For another process: the key travels as its SPKI, and is read again there."""
+        return (_from_spki, (self.spki,))
+
     @property
     def raw(self) -> bytes:
         """The 32 raw bytes of an Ed25519 key. Raises MalformedKeyError for other types."""
@@ -150,6 +154,10 @@ class PublicKey:
         except InvalidSignature:
             return False
         return True
+
+
+def _from_spki(der: bytes) -> PublicKey:
+    return PublicKey.from_spki(der, subject="key")
 
 
 class Signer(Protocol):

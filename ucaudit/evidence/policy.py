@@ -73,6 +73,8 @@ class ClaimRules(_Table):
     mean_kl_max: Annotated[float | None, Field(gt=0)] = None
     top1_agreement_min: Annotated[float | None, Field(gt=0, lt=1)] = None
     bits_per_weight_max: Annotated[float | None, Field(gt=0, le=32)] = None
+    vendor_ppl_ratio: Annotated[float | None, Field(gt=0, le=100)] = None
+    """What the vendor publishes. Nothing is judged by it: ``policy check`` compares the margin with it."""
 
 
 class PolicyException(_Table):
@@ -104,6 +106,8 @@ class GateRules(_Table):
     thresholds: tuple[Threshold, ...] = ()
     require_trusted_time: bool = False
     allowed_codecs: tuple[str, ...] = ()
+    allowed_profiles: tuple[str, ...] = ()
+    """Arithmetic profiles, with their version: ``ucq-f32-bf16/1``."""
     require_ledger: bool = True
     require_plan: bool = False
     allow_inconclusive: bool = False
@@ -237,44 +241,6 @@ def _refuse_typos(document: dict[str, Any], subject: str) -> None:
             refuse_unknown(item, model.model_fields, subject=subject, place=f"gate.{name}")
 
 
-def explain(policy: Policy) -> list[str]:
-    """The policy in sentences."""
-    rules, claims, gate = policy.measurement, policy.claims, policy.gate
-    lines = [
-        f"The pack's perplexity must be at most {claims.ppl_ratio_max:g} times the reference's, at "
-        f"{claims.confidence:.1%} confidence, on at least {rules.n} windows of {rules.seq_len} tokens "
-        f"(seed {rules.seed}, {rules.dtype}).",
-    ]
-    if claims.mean_kl_max is not None:
-        lines.append(f"The mean KL divergence must be at most {claims.mean_kl_max:g} nats a token.")
-    if claims.top1_agreement_min is not None:
-        lines.append(
-            f"The most likely next token must agree for at least {claims.top1_agreement_min:.2%} of tokens."
-        )
-    if claims.bits_per_weight_max is not None:
-        lines.append(f"Compressed tensors must take at most {claims.bits_per_weight_max:g} bits a weight on disk.")
-    lines.append("The reconstructed state must equal the state that the pack publishes, if it publishes one.")
-    lines.append(f"The gate refuses evidence older than {gate.max_age_days} days.")
-    needs = [f"signatures of {gate.min_signers} distinct key(s)"]
-    needs += [f"one in the role {role}" for role in gate.required_roles]
-    for rule in gate.thresholds:
-        meaning = f" meaning {' or '.join(rule.meanings)}" if rule.meanings else ""
-        needs.append(f"{rule.keys} distinct key(s) in the role {rule.role}{meaning}")
-    needs += ["a trusted time"] * gate.require_trusted_time
-    needs += ["a ledger proof"] * gate.require_ledger + ["a pre-registered plan"] * gate.require_plan
-    lines.append(f"The gate requires {', '.join(needs)}.")
-    if gate.distinct_signers:
-        lines.append(
-            "Nobody counts twice: each required role needs another key of another principal, and whoever made the "
-            "record counts as its developer only."
-        )
-    if gate.allowed_codecs:
-        lines.append(f"Allowed codecs: {', '.join(gate.allowed_codecs)}.")
-    for item in gate.exceptions:
-        lines.append(f"Exception: {item.claim} may fail until {item.expires}; {item.owner} answers for it.")
-    return lines
-
-
 TEMPLATE: Final = """\
 # ucaudit policy. It drives the plan, the attestation and the gate; check it with `ucaudit policy check`.
 
@@ -303,6 +269,7 @@ confidence = 0.95
 # mean_kl_max = 0.02
 # top1_agreement_min = 0.95
 # bits_per_weight_max = 6.0
+# vendor_ppl_ratio = 1.0066            # what the vendor publishes: policy check compares the margin with it
 
 [gate]
 max_age_days = 365
@@ -311,6 +278,7 @@ min_signers = 1                      # distinct trusted keys, endorsements (ucau
 distinct_signers = {distinct}         # nobody counts twice; who made the record counts as developer only
 require_trusted_time = false         # a time stamp, or a checkpoint that a trusted witness cosigned
 allowed_codecs = ["ucq"]
+# allowed_profiles = ["ucq-f32-bf16/1"]  # the arithmetic, with its version: ucaudit inspect names it
 require_ledger = true
 require_plan = {plan}
 allow_inconclusive = false

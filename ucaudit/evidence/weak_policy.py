@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Final
 
 from ucaudit.core.records import parse_time
-from ucaudit.evidence.policy import CLAIM_IDS, MINIMUM_WINDOWS, Policy
+from ucaudit.evidence.policy import CLAIM_IDS, MINIMUM_WINDOWS, ClaimRules, Policy
 
 SHORT_WINDOW: Final = 128
 """Tokens a window, below which a measurement is far from how a model is used."""
@@ -18,16 +20,24 @@ LONG_AGE: Final = 730
 """Days."""
 LONG_EXCEPTION: Final = 730
 """Days."""
+_PROFILE: Final = re.compile(r"[^/]+/[1-9][0-9]*")
 
 
-def warnings(policy: Policy, *, at: datetime | None = None) -> list[str]:
+def warnings(policy: Policy, *, at: datetime | None = None, codecs: Collection[str] = ()) -> list[str]:
     """Settings that are weak or defeat themselves, as sentences.
 
     Args:
         policy: any.
         at: the moment to judge dates at; now by default.
+        codecs: the formats that can be reconstructed here, to find misspelt ones; none are looked for without it.
     """
-    return [*_of_measurement(policy), *_of_claims(policy), *_of_gate(policy), *_of_exceptions(policy, at)]
+    return [
+        *_of_measurement(policy),
+        *_of_claims(policy),
+        *_of_gate(policy),
+        *_of_codecs(policy, codecs),
+        *_of_exceptions(policy, at),
+    ]
 
 
 def _of_measurement(policy: Policy) -> list[str]:
@@ -50,18 +60,15 @@ def _of_measurement(policy: Policy) -> list[str]:
 def _of_claims(policy: Policy) -> list[str]:
     found = []
     rules, claims = policy.measurement, policy.claims
+    half_width = 0.005 * 2.05 / math.sqrt(max(rules.n, 2))
     if claims.ppl_ratio_max <= 1:
         found.append("ppl_ratio_max of 1 or less: only a pack better than its reference could pass")
-    else:
-        half_width = 0.005 * 2.05 / math.sqrt(max(rules.n, 2))
-        if math.log(claims.ppl_ratio_max) < half_width:
-            found.append(
-                f"ppl_ratio_max = {claims.ppl_ratio_max:g} leaves less than a typical half-width of "
-                f"{half_width:.4f} at n = {rules.n}: expect inconclusive"
-            )
-    found.append(
-        "a ppl_ratio_max equal to the vendor's own point estimate can hardly pass: leave room for the interval"
-    )
+    elif math.log(claims.ppl_ratio_max) < half_width:
+        found.append(
+            f"ppl_ratio_max = {claims.ppl_ratio_max:g} leaves less than a typical half-width of "
+            f"{half_width:.4f} at n = {rules.n}: expect inconclusive"
+        )
+    found += _of_margin(claims, half_width, rules.n)
     if claims.ppl_ratio_max > LAX_RATIO:
         found.append(
             f"ppl_ratio_max = {claims.ppl_ratio_max:g} lets a pack pass whose perplexity is "
@@ -74,6 +81,47 @@ def _of_claims(policy: Policy) -> list[str]:
         )
     if claims.bits_per_weight_max is not None and claims.bits_per_weight_max >= 16:
         found.append(f"bits_per_weight_max = {claims.bits_per_weight_max:g}: a bf16 checkpoint would meet it")
+    return found
+
+
+def _of_margin(claims: ClaimRules, half_width: float, n: int) -> list[str]:
+    """The margin beside what the vendor publishes. The interval must lie below it, not only the estimate."""
+    vendor, margin = claims.vendor_ppl_ratio, claims.ppl_ratio_max
+    if vendor is None:
+        return [
+            "no [claims] vendor_ppl_ratio: nothing says whether ppl_ratio_max leaves room above the vendor's own "
+            "point estimate"
+        ]
+    if margin < vendor:
+        return [
+            f"ppl_ratio_max = {margin:g} is below the vendor's own {vendor:g}: a pack that is what its vendor says "
+            "is refused"
+        ]
+    if margin == vendor:
+        return [
+            f"ppl_ratio_max = {margin:g} is the vendor's own point estimate: even a pack that is exactly what its "
+            "vendor says passes by chance only; leave room for the interval"
+        ]
+    if math.log(margin / vendor) < half_width:
+        return [
+            f"ppl_ratio_max = {margin:g} is closer to the vendor's {vendor:g} than a typical half-width of "
+            f"{half_width:.4f} at n = {n}: expect inconclusive"
+        ]
+    return []
+
+
+def _of_codecs(policy: Policy, codecs: Collection[str]) -> list[str]:
+    gate, found = policy.gate, []
+    if not gate.allowed_codecs and not gate.allowed_profiles:
+        found.append("no allowed_codecs and no allowed_profiles: a pack may be of any format, decoded in any way")
+    for name in gate.allowed_codecs:
+        if codecs and name not in codecs:
+            close = get_close_matches(name, codecs, n=1)
+            hint = f"; did you mean {close[0]}" if close else ""
+            found.append(f"allowed_codecs has {name}, which no codec here reconstructs{hint}")
+    for name in gate.allowed_profiles:
+        if not _PROFILE.fullmatch(name):
+            found.append(f"allowed_profiles has {name}: a profile's name ends in its version, like ucq-f32-bf16/1")
     return found
 
 

@@ -18,30 +18,44 @@ from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Attestation
 from ucaudit.evidence.bundle import OpenBundle
 from ucaudit.evidence.verify import Verification
-from ucaudit.packs.opened import OpenedPack, open_pack
+from ucaudit.packs.excluded import TENSOR_SUFFIXES
+from ucaudit.packs.opened import OpenedPack
+from ucaudit.packs.reading import PackReading
 
 if TYPE_CHECKING:
     from ucaudit.packs.codecs import TensorSource
 
+_NAMED: Final = 10
+_OWN_FILES: Final = frozenset({"STATE", "manifest.json", "model.safetensors.index.json"})
 _FORMAT: Final = "codec and bits a weight against the pack"
 
 
 def check_files(
-    bundle: OpenBundle, record: Attestation, pack: Path, result: Verification, progress: Progress = SILENT
+    bundle: OpenBundle,
+    record: Attestation,
+    pack: Path | PackReading,
+    result: Verification,
+    progress: Progress = SILENT,
 ) -> None:
     """Compare every file of a pack with ``pack.SHA256SUMS``: each changed, missing or added file is named.
 
     If they agree, what the record says of the pack's format, size, manifest and published state is compared too.
 
+    Args:
+        bundle, record: the evidence.
+        pack: where it lies, or one whose hashing has begun.
+        result: gets the checks.
+        progress: told about hashed bytes, unless ``pack`` has a progress of its own.
+
     Raises:
         InputError: the files are the attested ones, and are no well-formed pack.
     """
-    opened = open_pack(pack, excludes=record.pack.excluded)
+    reading = pack if isinstance(pack, PackReading) else PackReading(pack, progress=progress)
+    opened = reading.opened(record.pack.excluded)
     expected = bundle.pack_manifest().by_path()
-    progress.start(opened.total_bytes, "bytes", "hashing the pack")
-    files = opened.file_manifest(progress=progress.advance)
+    files = reading.manifest(record.pack.excluded)
     found = files.by_path()
-    progress.finish()
+    _check_subject(expected, found, record, opened.name, result)
     drift = [f"{name}: missing" for name in sorted(expected.keys() - found.keys())]
     drift += [f"{name}: not in the attested pack" for name in sorted(found.keys() - expected.keys())]
     drift += [
@@ -50,15 +64,53 @@ def check_files(
         if expected[name] != found[name]
     ]
     problem = (
-        DigestMismatchError("; ".join(drift[:10]), subject=pack.name, hint="this is not the pack that was attested")
+        DigestMismatchError(
+            _some(drift), subject=opened.name, hint="this is not the pack that was attested", reason="file-drift"
+        )
         if drift
         else None
     )
     fine = f"{len(found)} files agree"
-    result.add("pack-files", "the pack's files against pack.SHA256SUMS", problem, fine, level="re-measured")
-
+    what = "the pack's files against pack.SHA256SUMS"
+    result.add("pack-files", what, problem, fine, level="re-measured", items=tuple(drift))
     if problem is None:
         _check_content(opened, files, bundle, record, result)
+
+
+def _check_subject(
+    expected: dict[str, str], found: dict[str, str], record: Attestation, name: str, result: Verification
+) -> None:
+    """Whether the evidence is about this pack at all, by the digests of what makes a pack; names do not matter.
+
+    Two packs share a tokenizer and a licence easily, but no tensor file and no manifest. If none of those is an
+    attested one, somebody showed the evidence of another pack. (A pack of one such file may have drifted as well.)
+    """
+    own = {
+        path: digest
+        for path, digest in expected.items()
+        if path[path.rfind(".") :].lower() in TENSOR_SUFFIXES or path in _OWN_FILES
+    } or expected
+    here = set(own.values()) & set(found.values())
+    what, several = "whether the evidence is about this pack", len(set(own.values()))
+    if not here and several == 1 and next(iter(own)) in found:
+        result.remark(
+            "pack-subject", "not-checked", what, "its one tensor file is another: drifted, or another pack's"
+        )
+        return
+    problem = None
+    if not here:
+        told = f"the evidence is about {record.pack.name}: none of its {several} tensor files and manifests is here"
+        hint = "ask for the evidence of this pack"
+        problem = DigestMismatchError(told, subject=name, hint=hint, reason="replayed-evidence")
+    called = "" if record.pack.name == name else f"; attested as {record.pack.name}, matched by digest"
+    fine = f"{len(here)} of {several} tensor files and manifests are attested ones{called}"
+    result.add("pack-subject", what, problem, fine, level="re-measured")
+
+
+def _some(sentences: list[str]) -> str:
+    """The first ten, and how many more there are."""
+    more = len(sentences) - _NAMED
+    return "; ".join([*sentences[:_NAMED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _check_content(
@@ -140,27 +192,55 @@ def _check_published(source: TensorSource, bundle: OpenBundle, record: Attestati
 
 
 def check_state(
-    bundle: OpenBundle, pack: Path, result: Verification, progress: Progress = SILENT, *, device: str = "cpu"
+    bundle: OpenBundle,
+    pack: Path,
+    result: Verification,
+    progress: Progress = SILENT,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    good: Path | None = None,
 ) -> None:
-    """Reconstruct a pack and compare every tensor with ``STATE``: each drifted tensor is named."""
+    """Reconstruct a pack and compare every tensor with ``STATE``: each drifted tensor is named.
+
+    Args:
+        bundle: with its ``STATE``.
+        pack: the pack on disk.
+        result: gets the check.
+        progress: told about decoded bytes.
+        device: where to decode.
+        threads: tensors decoded at a time.
+        good: a copy of the attested pack, or a checkpoint that was reconstructed from it: then it is also said how
+            far each drifted tensor is from it. A digest alone says only that it drifted.
+
+    Raises:
+        InputError: the files are the attested ones and do not decode, or ``good`` is no pack.
+    """
     from ucaudit.packs.codecs import open_source
+    from ucaudit.packs.drift import measure_drift
     from ucaudit.packs.state import reconstruct_state
 
+    what = "reconstructed tensors against STATE"
+    expected = bundle.state()
     try:
         with open_source(pack) as source:
-            found = reconstruct_state(source, device=device, progress=progress)
+            found = reconstruct_state(source, device=device, progress=progress, threads=threads)
+            drift = found.drift_from(expected)
+            if drift and good is not None:
+                far = measure_drift(source, found, expected, good, device=device)
+                drift = [line + far.get(line.rpartition(": ")[0], "") for line in drift]
     except InputError as error:
         # A changed file was found already: that it no longer opens is part of that finding, not a new question.
-        if not any(check.slug == "pack-files" for check in result.failures):
+        if not result.found_by("pack-files"):
             raise
         broken = StateDriftError(f"cannot be reconstructed any more: {error}", subject=pack.name)
-        result.add("pack-state", "reconstructed tensors against STATE", broken, "", level="re-measured")
+        result.add("pack-state", what, broken, "", level="re-measured")
         return
-    drift = found.drift_from(bundle.state())
-    problem = (
-        StateDriftError("; ".join(drift[:10]), subject=pack.name, hint=f"{len(drift)} tensor(s) drifted")
-        if drift
-        else None
-    )
+    problem = None
+    if drift:
+        hint = f"{len(drift)} tensor(s) drifted"
+        if good is None:
+            hint += "; a good copy of the pack tells how far"
+        problem = StateDriftError(_some(drift), subject=pack.name, hint=hint)
     fine = f"{len(found.entries)} tensors agree"
-    result.add("pack-state", "reconstructed tensors against STATE", problem, fine, level="re-measured")
+    result.add("pack-state", what, problem, fine, level="re-measured", items=tuple(drift))

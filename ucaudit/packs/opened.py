@@ -28,7 +28,8 @@ from ucaudit.core.errors import (
     UnsafeFileError,
     UnsafePathError,
 )
-from ucaudit.packs.sniff import pickle_reason
+from ucaudit.packs.memo import DigestMemo, Kind
+from ucaudit.packs.sniff import has_pickle_suffix, pickle_reason
 
 MAX_FILES: Final = 100_000
 MAX_DEPTH: Final = 32
@@ -60,7 +61,14 @@ class OpenedPack:
     """
 
     def __init__(
-        self, root: Path, name: str, files: tuple[PackFile, ...], excludes: tuple[str, ...], *, single_file: bool
+        self,
+        root: Path,
+        name: str,
+        files: tuple[PackFile, ...],
+        excludes: tuple[str, ...],
+        *,
+        single_file: bool,
+        memo: DigestMemo | None = None,
     ) -> None:
         self.root = root
         self.name = name
@@ -68,6 +76,7 @@ class OpenedPack:
         self.excludes = excludes
         self.single_file = single_file
         self._by_path = {file.path: file for file in files}
+        self._memo = memo
 
     @property
     def total_bytes(self) -> int:
@@ -112,7 +121,7 @@ class OpenedPack:
 
     def check_unchanged(self, path: str, handle: BinaryIO) -> None:
         """Whether an open handle still is the file of the walk, of the same size and times. Raises InputError."""
-        if _identity(os.fstat(handle.fileno())) != self._file(path).identity:
+        if identity_of(os.fstat(handle.fileno())) != self._file(path).identity:
             raise InputError(
                 "replaced or changed while it was being read",
                 subject=f"{self.name}/{path}",
@@ -138,10 +147,11 @@ class OpenedPack:
     def file_manifest(
         self, *, progress: Callable[[int], None] | None = None, threads: int | None = None
     ) -> FileManifest:
-        """Hash every file.
+        """Hash every file that is not known by its identity: see :mod:`ucaudit.packs.memo`.
 
         Args:
-            progress: called with the number of bytes of each chunk, never from two threads at once.
+            progress: called with the number of bytes of each chunk, never from two threads at once; what it raises
+                ends the work.
             threads: files hashed at a time; by default the number of usable cores, at most 8.
 
         Raises:
@@ -159,11 +169,21 @@ class OpenedPack:
             with self.open(file.path) as handle:
                 digest, size = sha256_stream(handle, progress=report)
                 self.check_unchanged(file.path, handle)
+            if self._memo is not None:
+                self._memo.add_digest(file.identity, digest)
             return FileEntry(file.path, digest, size)
 
-        largest_first = sorted(self.files, key=lambda file: -file.size)
+        entries, unknown = [], []
+        for file in self.files:
+            known = self._memo.digest(file.identity) if self._memo is not None else None
+            if known is None:
+                unknown.append(file)
+            else:
+                entries.append(FileEntry(file.path, known, file.size))
+                report(file.size)
+        unknown.sort(key=lambda file: -file.size)
         with ThreadPoolExecutor(max_workers=workers) as pool:
-            return FileManifest.build(pool.map(one, largest_first))
+            return FileManifest.build([*entries, *pool.map(one, unknown)])
 
     def close(self) -> None:
         """Nothing is held open between calls; this is here for callers that hold a pack as a resource."""
@@ -189,13 +209,14 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def open_pack(path: Path, *, excludes: Sequence[str] = ()) -> OpenedPack:
+def open_pack(path: Path, *, excludes: Sequence[str] = (), memo: DigestMemo | None = None) -> OpenedPack:
     """Open a pack: a directory, or one ``.gguf`` file.
 
     Args:
         path: what to open; it may itself be a link, its content may not (but see below).
         excludes: directories (``.git/``) or files (``notes.txt``) at the pack's top level to leave out. They
             are kept in :attr:`OpenedPack.excludes`, to be recorded.
+        memo: what is known of files already; it learns what is found out. Without one, every file is read.
 
     A link inside a snapshot of a Hugging Face cache may point to a file of the same repository's ``blobs``
     directory. Every other link is refused.
@@ -222,7 +243,7 @@ def open_pack(path: Path, *, excludes: Sequence[str] = ()) -> OpenedPack:
     if stat.S_ISDIR(found.st_mode):
         files = list(_walk(root, name, excludes))
     elif stat.S_ISREG(found.st_mode) and (path.suffix == ".gguf" or root.suffix == ".gguf"):
-        files = [PackFile(root.name, found.st_size, _identity(found))]
+        files = [PackFile(root.name, found.st_size, identity_of(found))]
         root = root.parent
     else:
         raise InputError(
@@ -238,10 +259,16 @@ def open_pack(path: Path, *, excludes: Sequence[str] = ()) -> OpenedPack:
         )
     files.sort(key=lambda file: file.path.encode())
     single = not stat.S_ISDIR(found.st_mode)
-    pack = OpenedPack(root, name, tuple(files), tuple(excludes), single_file=single)
+    pack = OpenedPack(root, name, tuple(files), tuple(excludes), single_file=single, memo=memo)
     for file in files:
+        # What a name alone gives away is seen at every walk, what the content does only once.
+        kind: Kind = "container" if file.path.lower().endswith(".safetensors") else "plain"
+        if memo is not None and memo.is_harmless(file.identity, kind) and not has_pickle_suffix(file.path):
+            continue
         with pack.open(file.path) as handle:
             reason = pickle_reason(file.path, handle)
+        if reason is None and memo is not None:
+            memo.add_harmless(file.identity, kind)
         if reason is not None:
             raise UnsafeFileError(
                 reason,
@@ -282,7 +309,7 @@ def _walk(root: Path, name: str, excludes: Sequence[str]) -> Iterator[PackFile]:
             if target is not None:
                 yield _cache_link(root, relative, target, subject)
             elif stat.S_ISREG(status.st_mode):
-                yield PackFile(relative, status.st_size, _identity(status))
+                yield PackFile(relative, status.st_size, identity_of(status))
             else:
                 raise UnsafePathError("neither a regular file nor a directory", subject=subject)
 
@@ -328,7 +355,7 @@ def _cache_link(root: Path, relative: str, target: str, subject: str) -> PackFil
         os.close(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise UnsafePathError(f"a link to {target[:200]!r}, which is not a regular file", subject=subject)
-    return PackFile(relative, status.st_size, _identity(status), blob)
+    return PackFile(relative, status.st_size, identity_of(status), blob)
 
 
 def _location(root: Path, file: PackFile) -> tuple[Path, tuple[str, ...]]:
@@ -351,6 +378,6 @@ def _open_below(root: Path, parts: tuple[str, ...], flags: int = _FILE_FLAGS) ->
     return descriptor
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
+def identity_of(status: os.stat_result) -> tuple[int, ...]:
     """What must not change between walk, hash and decode. The change time cannot be set back by its owner."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

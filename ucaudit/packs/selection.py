@@ -14,13 +14,13 @@ from pathlib import Path
 from ucaudit.core.errors import (
     DigestMismatchError,
     InputError,
-    NotFoundError,
     UcauditError,
+    UnsignedError,
     UntrustedKeyError,
     VerificationError,
 )
 from ucaudit.core.files import read_limited
-from ucaudit.core.records import Attestation, BundleClosing
+from ucaudit.core.records import Attestation, BundleClosing, Floor
 from ucaudit.evidence.authentic import find_signers, judge_keys
 from ucaudit.evidence.bundle import (
     ATTESTATION,
@@ -36,7 +36,7 @@ from ucaudit.evidence.checks import Verification
 from ucaudit.evidence.signing import MAX_ENVELOPE_BYTES, Envelope, read_statement
 from ucaudit.evidence.stamps import collect_times
 from ucaudit.evidence.trust import Trust
-from ucaudit.packs.opened import open_pack
+from ucaudit.packs.reading import PackReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,22 @@ class Selection:
     passed_over: tuple[tuple[str, str], ...] = ()
 
 
-def select_bundle(evidence: Path, pack: Path, trust: Trust, *, excludes: Sequence[str] = ()) -> Selection:
+def select_bundle(
+    evidence: Path, pack: Path | PackReading, trust: Trust, *, excludes: Sequence[str] = ()
+) -> Selection:
     """The bundle to judge a pack by.
 
     Args:
         evidence: a bundle, or a directory that holds bundles (not deeper, and none with a hidden name).
-        pack: the pack. Of several bundles the newest counts that attests exactly its files under a key that counts;
-            if none does, the newest under a key that counts, so that the drift is named.
+        pack: the pack, or one whose hashing has begun. Of several bundles the newest counts that attests exactly
+            its files under a key that counts; if none does, the newest under a key that counts, so that the drift
+            is named.
         trust: the gate's trust file.
         excludes: patterns that the policy leaves out of the pack digest.
 
     Raises:
-        NotFoundError: there is no bundle at all.
+        UnsignedError: a directory without any bundle.
+        NotFoundError: no such directory.
         InputError, VerificationError: one of several bundles cannot be read or was edited, and it is about this
             pack, or cannot say which pack it is about: it may be the one that counts.
     """
@@ -66,7 +70,7 @@ def select_bundle(evidence: Path, pack: Path, trust: Trust, *, excludes: Sequenc
         return Selection(open_bundle(evidence))
     places = [path for path in sorted(evidence.iterdir()) if path.name[:1] != "." and holds_bundle(path)]
     if not places:
-        raise NotFoundError("no evidence bundle in it", subject=str(evidence), hint="the pack is unsigned")
+        raise UnsignedError("no evidence bundle in it", subject=str(evidence))
     if len(places) == 1:
         return Selection(open_bundle(places[0]))
     this = _Pack(pack, excludes)
@@ -91,12 +95,12 @@ def select_bundle(evidence: Path, pack: Path, trust: Trust, *, excludes: Sequenc
 class _Pack:
     """The pack's digest; a record may leave out other files than the policy, so there may be several."""
 
-    def __init__(self, path: Path, excludes: Sequence[str]) -> None:
-        self._path = path
+    def __init__(self, pack: Path | PackReading, excludes: Sequence[str]) -> None:
+        self._reading = pack if isinstance(pack, PackReading) else PackReading(pack)
         self._digests = {tuple(excludes): self._digest(excludes)}
 
     def _digest(self, excludes: Sequence[str]) -> str:
-        return open_pack(self._path, excludes=excludes).file_manifest().digest
+        return self._reading.manifest(excludes).digest
 
     def is_in(self, record: Attestation) -> bool:
         """Whether a record attests exactly these files."""
@@ -139,14 +143,21 @@ def _may_count(place: Path, trust: Trust, this: _Pack, error: UcauditError) -> b
     if attested:
         rejected_key = isinstance(error, UntrustedKeyError) and ATTESTATION in made
         return not rejected_key and any(map(this.is_in, attested))
+    if records and len(records) == len(forms) and all(isinstance(item, Floor) for item in records):
+        return not _closes(closing, attestation, trust)  # signed about an encoder, and about no pack
     if attestation is None or made or _names_trusted(forms.values(), trust):
         return True
     # A stranger's, unless a trusted key closed the bundle over another record than lies there now.
-    if closing is not None and closing.signers(trust.public_keys):
+    return not _closes(closing, attestation, trust)
+
+
+def _closes(closing: Envelope | None, attestation: Envelope | None, trust: Trust) -> bool:
+    """Whether no trusted key closed the bundle over another record than lies there now."""
+    if closing is not None and attestation is not None and closing.signers(trust.public_keys):
         with suppress(InputError):
             predicate = read_statement(closing).predicate
-            return isinstance(predicate, BundleClosing) and predicate.attestation_digest != attestation.digest
-    return False
+            return not isinstance(predicate, BundleClosing) or predicate.attestation_digest == attestation.digest
+    return True
 
 
 def _names_trusted(envelopes: Iterable[Envelope], trust: Trust) -> bool:

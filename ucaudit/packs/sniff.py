@@ -29,8 +29,7 @@ def pickle_reason(path: str, handle: BinaryIO) -> str | None:
         path: its name.
         handle: open for binary reading at its start, seekable.
     """
-    name = path.rsplit("/", 1)[-1].lower()
-    suffix = "." + name.rsplit(".", 1)[-1] if "." in name else ""
+    suffix = _suffix(path)
     if suffix in PICKLE_SUFFIXES:
         return f"a {suffix} file can run code when it is loaded"
     head = handle.read(HEAD_BYTES)
@@ -45,6 +44,16 @@ def pickle_reason(path: str, handle: BinaryIO) -> str | None:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) and _zip_holds_pickle(head, handle):
         return "its content is a zip archive with a pickle (torch.save)"
     return None
+
+
+def has_pickle_suffix(path: str) -> bool:
+    """Whether the name alone makes a file count as a pickle."""
+    return _suffix(path) in PICKLE_SUFFIXES
+
+
+def _suffix(path: str) -> str:
+    name = path.rsplit("/", 1)[-1].lower()
+    return "." + name.rsplit(".", 1)[-1] if "." in name else ""
 
 
 def _zip_holds_pickle(head: bytes, handle: BinaryIO) -> bool:

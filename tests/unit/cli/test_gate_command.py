@@ -83,7 +83,7 @@ def test_a_run_that_dies_leaves_an_error(honest, gate, tmp_path, monkeypatch):
     def die(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ucaudit.evidence.verify.verify_bundle", die)
+    monkeypatch.setattr("ucaudit.packs.judging.verify_bundle", die)
     assert gate(honest, "--junit", path).code == 130
     root, counts = suite(path)
     assert counts == {"failures": 0, "errors": 1}

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from bundles import make_bundle, make_setting, make_values, remeasured
 
+import ucaudit.evidence.gate as gate_module
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.gate import apply_policy
 from ucaudit.evidence.policy import load_policy
@@ -70,6 +71,7 @@ def test_admitted(honest, setting, tmp_path):
         ({"claims": {"ppl_ratio_max": 1.0125, "top1_agreement_min": 0.999}}, "claim-top1-agreement"),
         ({"claims": {"ppl_ratio_max": 1.0125, "bits_per_weight_max": 5.4}}, "claim-bits-per-weight"),
         ({"gate": {"allowed_codecs": ["gguf"]}}, "codec"),
+        ({"gate": {"allowed_profiles": ["ucq-f32-bf16/2"]}}, "profile"),
         ({"gate": {"required_roles": ["validator"]}}, "role"),
         ({"gate": {"min_signers": 2}}, "signers"),
         ({"reference": {"state_digest": "0" * 64}}, "reference"),
@@ -119,6 +121,41 @@ def test_exceptions_excuse_until_they_expire(setting, tmp_path):
     text = '\n[[gate.exceptions]]\nclaim = "ppl-ratio"\nowner = "o"\nrationale = "r"\nexpires = "{}"\n'
     assert gate(failing, setting, tmp_path, extra=text.format("2099-01-01T00:00:00Z"))[0] == set()
     assert gate(failing, setting, tmp_path, extra=text.format("2020-01-01T00:00:00Z"))[0] == {"claim-ppl-ratio"}
+
+
+@pytest.mark.parametrize(
+    ("drift", "expires", "slug"),
+    [
+        (0.1, "2099-01-01T00:00:00Z", "exception-used"),
+        (0.1, "2020-01-01T00:00:00Z", "exception-expired"),
+        (0.004, "2099-01-01T00:00:00Z", "exception-unused"),
+    ],
+)
+def test_every_exception_is_reported(setting, tmp_path, drift, expires, slug):
+    path = make_bundle(setting, tmp_path / "bundle", values=make_values(drift=drift))
+    extra = f'\n[[gate.exceptions]]\nclaim = "ppl-ratio"\nowner = "Ann"\nrationale = "why"\nexpires = "{expires}"\n'
+    _, _, result = gate(path, setting, tmp_path, extra=extra)
+    (check,) = [check for check in result.checks if check.slug.startswith("exception-")]
+    assert (check.slug, check.status) == (slug, "warn")
+    assert expires in check.detail
+
+
+def test_an_allowed_profile(honest, setting, tmp_path):
+    failures, _, result = gate(honest, setting, tmp_path, gate={"allowed_profiles": ["a/1", "ucq-f32-bf16/1"]})
+    assert failures == set() and any(check.slug == "profile" for check in result.checks)
+
+
+def test_figures_at_the_records_confidence_are_not_computed_twice(honest, setting, tmp_path, monkeypatch):
+    asked = []
+    real = gate_module.compute_results
+    monkeypatch.setattr(
+        gate_module, "compute_results", lambda *a, **how: (asked.append(how["confidence"]), real(*a, **how))[1]
+    )
+    same = gate(honest, setting, tmp_path)[1]
+    assert asked == []
+    other = gate(honest, setting, tmp_path, claims={"confidence": 0.9})[1]
+    assert asked == [0.9]
+    assert same[0].observed == other[0].observed and same[0].interval != other[0].interval
 
 
 # --- texts with rows ---------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from people import judged, person
 
 from ucaudit.core.errors import MalformedPolicyError
 from ucaudit.evidence.amend import countersign
+from ucaudit.evidence.explained import explain
 from ucaudit.evidence.gate import apply_policy
-from ucaudit.evidence.policy import explain, load_policy
+from ucaudit.evidence.policy import load_policy
 from ucaudit.evidence.signers import everyone_once
 from ucaudit.evidence.trust import add_key
 from ucaudit.evidence.weak_policy import warnings

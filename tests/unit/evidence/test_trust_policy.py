@@ -6,8 +6,9 @@ import pytest
 from people import vkey_of
 
 from ucaudit.core.errors import InputError, MalformedPolicyError, RefusedError
+from ucaudit.evidence.explained import explain
 from ucaudit.evidence.keys import generate
-from ucaudit.evidence.policy import CLAIM_IDS, explain, load_policy, profiles, template
+from ucaudit.evidence.policy import CLAIM_IDS, load_policy, profiles, template
 from ucaudit.evidence.trust import add_key, add_ledger, load_trust
 from ucaudit.evidence.weak_policy import warnings
 
@@ -196,6 +197,93 @@ def test_each_weak_setting_adds_its_warning(tmp_path, claims, rest, words):
 
     (added,) = set(found(claims, rest)) - set(found("", ""))
     assert words in added
+
+
+@pytest.mark.parametrize(
+    ("margin", "words"),
+    [
+        ("1.0066", "is the vendor's own point estimate"),
+        ("1.0050", "is below the vendor's own 1.0066"),
+        ("1.0070", "closer to the vendor's 1.0066 than a typical half-width"),
+        ("1.0125", None),
+    ],
+)
+def test_the_margin_beside_what_the_vendor_publishes(tmp_path, margin, words):
+    text = f"[claims]\nppl_ratio_max = {margin}\nvendor_ppl_ratio = 1.0066\n"
+    found = [item for item in warnings(load_policy(write(tmp_path, text)).policy) if "vendor" in item]
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
+
+
+def test_codecs_and_profiles_that_cannot_be_meant(tmp_path):
+    text = '[claims]\nppl_ratio_max = 1.1\n[gate]\nallowed_codecs = ["ucg"]\nallowed_profiles = ["ucq-f32-bf16"]\n'
+    policy = load_policy(write(tmp_path, text)).policy
+    found = " ".join(warnings(policy, codecs=("ucq", "gguf")))
+    assert (
+        "no codec here reconstructs; did you mean ucq" in found and "a profile's name ends in its version" in found
+    )
+    assert "no codec here" not in " ".join(warnings(policy))
+    open_to_all = load_policy(write(tmp_path, "[claims]\nppl_ratio_max = 1.1\n")).policy
+    assert "a pack may be of any format" in " ".join(warnings(open_to_all))
+
+
+def test_every_setting_of_a_policy_is_in_its_sentences(tmp_path):
+    text = """
+    [reference]
+    state_digest = "{}"
+    source = "where"
+    [measurement]
+    corpus = "text.jsonl"
+    corpus_sha256 = "{}"
+    text_column = "body"
+    rows = "-100:"
+    n = 77
+    seq_len = 333
+    seed = 4242
+    [claims]
+    ppl_ratio_max = 1.0321
+    confidence = 0.97
+    mean_kl_max = 0.0123
+    top1_agreement_min = 0.912
+    bits_per_weight_max = 5.75
+    [gate]
+    max_age_days = 91
+    required_roles = ["validator"]
+    min_signers = 3
+    distinct_signers = true
+    require_trusted_time = true
+    allowed_codecs = ["gguf"]
+    allowed_profiles = ["p/7"]
+    require_plan = true
+    allow_inconclusive = true
+    exclude = [".git/"]
+    """.format("ab" * 32, "cd" * 32)
+    said = " ".join(explain(load_policy(write(tmp_path, text)).policy))
+    for words in (
+        "abababababababab… (where)",
+        "called text.jsonl with SHA-256 cdcdcdcdcdcdcdcd",
+        "column body",
+        "rows must be -100:",
+        "77 windows of 333 tokens",
+        "seed 4242",
+        "1.0321 times",
+        "97.0% confidence",
+        "0.0123 nats",
+        "91.20%",
+        "5.75 bits",
+        "91 days",
+        "3 distinct key(s)",
+        "the role validator",
+        "a trusted time",
+        "a ledger proof",
+        "a pre-registered plan",
+        "Nobody counts twice",
+        "codecs: gguf",
+        "profiles: p/7",
+        "leaves open is admitted",
+        "leave out of the pack: .git/",
+    ):
+        assert words in said
 
 
 def test_what_is_not_weak_is_not_warned_of(tmp_path):

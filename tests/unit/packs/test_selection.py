@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from bundles import make_bundle, make_setting, make_values
+from floors import make_floor
 from people import person
 
 from ucaudit.core.errors import (
@@ -213,3 +214,24 @@ def test_excludes_of_the_record(evidence, setting, tmp_path):
     (pack / ".git" / "config").write_text("x")
     found = select_bundle(place, pack, load_trust(setting.trust), excludes=(".git/",))
     assert found.bundle.path.name == "failed"
+
+
+# --- bundles of floors -----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def floor(setting):
+    return make_floor(setting, setting.root / "made" / "floor")
+
+
+def test_a_floor_beside_the_evidence_is_passed_over_and_listed(evidence, floor, setting):
+    place = evidence("good")
+    shutil.copytree(floor, place / "floor")
+    assert chosen(place, setting) == ("good", {"floor"})
+
+
+def test_a_floors_record_in_the_place_of_a_result_hides_nothing(evidence, floor, setting):
+    """Somebody lays a floor's envelope over a failed result: the closing statement still names the other record."""
+    place = evidence("good", "failed")
+    for name in (names.ATTESTATION, names.SIGSTORE, names.CHAIN):
+        shutil.copy(floor / name, place / "failed" / name)
+    with pytest.raises(InputError, match="failed"):
+        choose(place, setting)

@@ -1,0 +1,101 @@
+"""How far drifted tensors are from what they should be, measured against a good copy."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ucaudit.core.digest import StateEntry, StateManifest
+from ucaudit.core.errors import missing_extra
+from ucaudit.packs.codecs import TensorSource, TensorSpec, open_source
+
+try:
+    import torch
+
+    from ucaudit.packs.codecs.tensors import TORCH_DTYPES, one_thread
+except ImportError as error:  # a light install may ask for `gate --full`
+    raise missing_extra("measure", error.name or "torch") from error
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_BLOCK_BYTES = 8 << 20
+"""A multiple of every element size: a block holds whole elements."""
+
+
+def measure_drift(
+    source: TensorSource, found: StateManifest, expected: StateManifest, good: Path, *, device: str = "cpu"
+) -> dict[str, str]:
+    """Say how far each drifted tensor is from the same tensor of a good copy.
+
+    A tensor of the copy is believed only if it has the expected digest itself: else the distance would be measured
+    from anything.
+
+    Args:
+        source: the pack that drifted, opened.
+        found: its state.
+        expected: the state that it should have.
+        good: a copy of the attested pack, or a checkpoint reconstructed from it.
+        device: where to decode.
+
+    Returns:
+        Tensor name → a clause that begins with ``"; "``. Tensors that are not in both are left out: there is no
+        distance to nothing.
+
+    Raises:
+        InputError: ``good`` is no pack.
+    """
+    wanted = {entry.name: entry for entry in expected.entries}
+    drifted = [entry for entry in found.entries if wanted.get(entry.name, entry) != entry]
+    result = {}
+    with open_source(good) as copy:
+        known = {spec.name: spec for spec in copy.specs}
+        for entry in drifted:
+            other = known.get(entry.name)
+            if other is None:
+                result[entry.name] = "; the good copy lacks it"
+            elif (other.dtype, other.shape) == (entry.dtype, entry.shape):
+                result[entry.name] = _distance(source, copy, other, wanted[entry.name], device)
+    return result
+
+
+def _distance(source: TensorSource, copy: TensorSource, spec: TensorSpec, wanted: StateEntry, device: str) -> str:
+    """Elements that differ, the largest difference, and ‖found − good‖ / ‖good‖ in float64."""
+    digest = hashlib.sha256()
+    changed, largest, difference, norm = 0, 0.0, 0.0, 0.0
+    with one_thread():
+        pairs = zip(_blocks(source, spec, device), _blocks(copy, spec, device, digest), strict=True)
+        for mine, theirs in pairs:
+            changed += int(
+                (mine.view(torch.uint8) != theirs.view(torch.uint8)).view(-1, mine.itemsize).any(1).sum()
+            )
+            gap = mine.double() - theirs.double()
+            peak = float(gap.abs().max())
+            largest = peak if math.isnan(peak) else max(peak, largest) if not math.isnan(largest) else largest
+            difference += float(torch.dot(gap, gap))
+            norm += float(theirs.double().square().sum())
+    if digest.hexdigest() != wanted.digest:
+        return "; the good copy's own tensor drifted too, so there is nothing to measure from"
+    relative = math.sqrt(difference / norm) if norm else math.inf if difference else 0.0
+    return (
+        f"; {changed} of {spec.elements} elements differ, by {largest:.3g} at most, relative error {relative:.3g}"
+    )
+
+
+def _blocks(
+    source: TensorSource, spec: TensorSpec, device: str, digest: _Hash | None = None
+) -> Iterator[torch.Tensor]:
+    """A tensor's elements in blocks of fixed size, whatever the chunks."""
+    waiting = bytearray()
+    for chunk in source.stream(spec.name, device=device):
+        if digest is not None:
+            digest.update(chunk)
+        waiting += chunk
+        while len(waiting) >= _BLOCK_BYTES:
+            yield torch.frombuffer(waiting[:_BLOCK_BYTES], dtype=TORCH_DTYPES[spec.dtype])
+            del waiting[:_BLOCK_BYTES]
+    if waiting:
+        yield torch.frombuffer(waiting, dtype=TORCH_DTYPES[spec.dtype])
