@@ -202,23 +202,8 @@ def test_anybody_can_encode_a_run_again(place):
     """With the settings and the seed in the record, under the name that docs/floors.md gives."""
     record = run_floor(request(place)).record
     run = next(item for item in record.runs if (item.arm, item.seed) == ("rank-2", 3))
-    words = [
-        "--bits",
-        "3",
-        "--group",
-        "16",
-        "--rank",
-        "2",
-        "--sequences",
-        "4",
-        "--seq-len",
-        "16",
-        "--seed",
-        "3",
-        "--threads",
-        "1",
-        "-q",
-    ]
+    encoder = ["--bits", "3", "--group", "16", "--rank", "2", "--sequences", "4", "--seq-len", "16"]
+    words = [*encoder, "--seed", "3", "--threads", "1", "-q"]
     inputs = [str(place / "model"), "--calibration", str(place / "calibration.txt")]
     done = CliRunner().invoke(
         cli, ["pack", *inputs, "--out", str(place / "rank-2-3"), *words], standalone_mode=False
