@@ -27,3 +27,13 @@ def test_every_file_of_a_bundle_is_in_the_page_on_the_record():
     made |= set(names.VALUE_FILES)
     patterns = {"report-*", "nll-*.safetensors", "timestamp-2.tsr", "timestamp-99.tsr"}
     assert listed - patterns == made - {"nll-reference.safetensors", "nll-pack.safetensors"}
+
+
+def test_the_floor_study_says_what_its_bundles_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS.parent / "scripts"))
+    import floor_study
+
+    text = floor_study.PAGE.read_text(encoding="utf-8")
+    assert floor_study.figures() in text
+    for name, record in floor_study.records().items():
+        assert f"### {name}\n" in text and record.results.reason in text

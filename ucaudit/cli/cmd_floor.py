@@ -107,5 +107,7 @@ def _render(record: Floor) -> Mapping[str, bytes]:
     from ucaudit.evidence.bundle import report_name
     from ucaudit.report.forest import forest_plot
 
-    svg = forest_plot(record).svg
-    return {report_name("forest", "svg"): (svg or "").encode("utf-8")}
+    svg = forest_plot(record).svg or ""
+    # On its own, without the report's fonts, another sans-serif does.
+    alone = svg.replace("font-family=\"'IBM Plex Sans'\"", "font-family=\"'IBM Plex Sans', sans-serif\"")
+    return {report_name("forest", "svg"): alone.encode("utf-8")}

@@ -19,6 +19,10 @@ from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError
 @click.option("--rank", type=click.IntRange(0, 1040), default=16, show_default=True, help="Rank of the overlay.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Text to calibrate on.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of the draw of calibration sequences.")
+@click.option(
+    "--sequences", type=click.IntRange(4), default=128, show_default=True, help="Of the text, drawn by seed."
+)
+@click.option("--seq-len", type=click.IntRange(2), default=256, show_default=True, help="Tokens of a sequence.")
 @click.option("--steps", type=click.IntRange(0), default=0, show_default=True, help="Training steps a layer.")
 @click.option(
     "--kl-weight",
@@ -38,6 +42,8 @@ def pack(
     rank: int,
     calibration: Path | None,
     seed: int,
+    sequences: int,
+    seq_len: int,
     steps: int,
     kl_weight: float,
     dry_run: bool,
@@ -64,7 +70,12 @@ def pack(
     require_unused(directory, hint="choose another --out")
     require_outside(directory, model)
     settings = Settings(
-        TensorSettings(bits=bits, group=group, rank=rank), seed=seed, steps=steps, kl_weight=kl_weight
+        TensorSettings(bits=bits, group=group, rank=rank),
+        seed=seed,
+        sequences=sequences,
+        seq_len=seq_len,
+        steps=steps,
+        kl_weight=kl_weight,
     )
     with open_source(model) as source:
         if dry_run:

@@ -6,13 +6,14 @@ in the same way: a floor that is refuted, and a protocol that decides nothing, l
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ucaudit import __version__
-from ucaudit.core.digest import FileManifest
+from ucaudit.core.digest import FileManifest, sha256_hex
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import (
     Floor,
@@ -81,7 +82,8 @@ class FloorRequest:
     @property
     def run_state(self) -> Path:
         """Where the plan and the signed record of this output lie: never shared with another output."""
-        return self.work / f"run-{self.out.name}"
+        place = sha256_hex(os.fsencode(self.out.absolute()))
+        return self.work / f"run-{self.out.name}-{place[:8]}"
 
 
 @dataclass(frozen=True)

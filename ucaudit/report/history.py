@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ucaudit.core.errors import LedgerInconsistentError
 from ucaudit.evidence.ledger import Checkpoint, Ledger, population_of
 from ucaudit.evidence.ledger.population import PopulationRow
 from ucaudit.report.formatting import grouped
 
-MAX_EARLIER = 200
+PLANS: Final = ("plan", "floorplan")
+MAX_EARLIER: Final = 200
 """Earlier entries of the pack that are listed; the count is always whole."""
 
 
@@ -97,7 +99,7 @@ def population_counts(rows: Sequence[PopulationRow]) -> tuple[tuple[str, int], .
         return sum(entry.determination == word for entry in results)
 
     def plans(status: str) -> int:
-        return sum(row.status == status for row in rows if row.entry is not None and row.entry.kind == "plan")
+        return sum(row.status == status for row in rows if row.entry is not None and row.entry.kind in PLANS)
 
     return (
         ("Entries", len(rows)),
@@ -106,7 +108,7 @@ def population_counts(rows: Sequence[PopulationRow]) -> tuple[tuple[str, int], .
         ("of these PASS WITH EXCEPTIONS", outcome("pass-with-exceptions")),
         ("of these FAIL", outcome("fail")),
         ("of these INCONCLUSIVE", outcome("inconclusive")),
-        ("Attestations without a plan before them", sum(row.status == "unplanned" for row in rows)),
+        ("Results without a plan before them", sum(row.status == "unplanned" for row in rows)),
         ("Plans closed by a result", plans("closed")),
         ("Plans abandoned with a reason", plans("abandoned")),
         ("Plans still open", plans("open")),

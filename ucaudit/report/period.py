@@ -21,7 +21,7 @@ from ucaudit.evidence.ledger.population import PopulationRow
 from ucaudit.report.facts import Fact
 from ucaudit.report.fonts import without_controls
 from ucaudit.report.formatting import NOT_ASSESSED, grouped, shortened
-from ucaudit.report.history import population_counts
+from ucaudit.report.history import PLANS, population_counts
 from ucaudit.report.house import Look
 from ucaudit.report.pdf import Attached, require_jinja, require_weasyprint, write_pdf
 from ucaudit.report.render import common_variables, environment
@@ -128,7 +128,7 @@ def period_view(made: Export, *, drawn: str, evidence: Path | None = None, key_c
         plans=tuple(
             shown
             for row, shown in kept
-            if row.entry and row.entry.kind == "plan" and row.status in ("open", "abandoned")
+            if row.entry and row.entry.kind in PLANS and row.status in ("open", "abandoned")
         ),
         rows=rows[:MAX_ROWS],
         total=len(rows),

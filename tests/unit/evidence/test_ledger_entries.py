@@ -227,8 +227,9 @@ def test_a_plan_waits_for_its_result() -> None:
         ("abandoned", 1, ()),
         ("recorded", 0, ()),
     ]
-    floor = entry("floor", B, plan=A, determination="pass")
-    assert states(entry("plan"), floor) == [("closed", 1, ()), ("planned", 0, ())]
+    floor = entry("floor", B, plan=A, pack=None, determination="pass")
+    assert states(entry("floorplan", pack=None), floor) == [("closed", 1, ()), ("planned", 0, ())]
+    assert states(entry("plan"), floor) == [("open", None, ()), ("unplanned", None, ("plan-of-another-kind",))]
 
 
 def test_results_that_close_no_plan() -> None:

@@ -6,8 +6,10 @@ import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 from tinymodels import make_model, make_text
 
+from ucaudit.cli.main import cli
 from ucaudit.core.digest import sha256_file
 from ucaudit.core.errors import (
     CorpusError,
@@ -27,6 +29,7 @@ from ucaudit.evidence.verify import verify_bundle
 from ucaudit.lab import floor, floor_publish, floor_stages
 from ucaudit.lab.floor import FloorRequest, run_floor
 from ucaudit.lab.floor_preflight import figures, floor_preflight
+from ucaudit.packs.opened import open_pack
 
 PROTOCOL = """
 name = "tiny"
@@ -192,6 +195,23 @@ def test_from_the_protocol_to_a_bundle_that_verifies(place, counted):
     assert {item.id for item in record.limitations} >= {"directions-not-tried", "these-attempts", "packs-not-here"}
     # The work is gone, and nothing else was left.
     assert [path.name for path in (place / "evidence").iterdir()] == ["floor"]
+
+
+@pytest.mark.slow
+def test_anybody_can_encode_a_run_again(place):
+    """With the settings and the seed in the record, under the name that docs/floors.md gives."""
+    record = run_floor(request(place)).record
+    run = next(item for item in record.runs if (item.arm, item.seed) == ("rank-2", 3))
+    encoder = ["--bits", "3", "--group", "16", "--rank", "2", "--sequences", "4", "--seq-len", "16"]
+    words = [*encoder, "--seed", "3", "--threads", "1", "-q"]
+    inputs = [str(place / "model"), "--calibration", str(place / "calibration.txt")]
+    done = CliRunner().invoke(
+        cli, ["pack", *inputs, "--out", str(place / "rank-2-3"), *words], standalone_mode=False
+    )
+    assert done.return_value == 0, done.output
+    with open_pack(place / "rank-2-3") as pack:
+        assert pack.file_manifest().digest == run.pack_digest
+    assert done.output.strip() == run.state_digest
 
 
 @pytest.mark.slow

@@ -109,6 +109,7 @@ def test_evidence_that_does_not_hold_is_a_row_and_is_not_believed(setting):
     assert rows["changed"].ledger.index == 1 and rows["odd"].ledger.index == 2  # no second row says "absent"
     assert len(matrix.rows) == 3 and matrix.population.absent == 2
     assert "Flattering" not in render_page(matrix) + markdown(matrix)
+    assert str(setting.root) not in render_page(matrix) + markdown(matrix) + matrix.model_dump_json()
 
 
 def test_plans_without_a_result_are_rows(setting):

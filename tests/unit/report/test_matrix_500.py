@@ -13,6 +13,7 @@ from ucaudit.report.matrix.page import render_page
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_500_bundles_within_a_minute(tmp_path, record_property):
     setting = make_setting(tmp_path)
     draw = random.Random(1)

@@ -67,7 +67,7 @@ def population_sentences(matrix: Benchmarks) -> list[str]:
     sentences = [
         f"The ledger {found.origin} has {found.size} entries. {found.shown} of its {found.results} results are "
         f"shown here with evidence that was verified; {found.absent} are absent or did not verify.",
-        f"{found.open_plans} plans are open, {found.abandoned_plans} were abandoned.",
+        f"Open plans: {found.open_plans}. Abandoned plans: {found.abandoned_plans}.",
     ]
     if found.unreadable:
         sentences.append(f"{found.unreadable} entries cannot be read by this release.")

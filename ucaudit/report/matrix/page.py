@@ -177,7 +177,7 @@ def _row(row: Row, scale: Scale, columns: Sequence[tuple[str, str, str]]) -> str
         claimed += f'<span class="sub">{escape(words.claimed_reason(row))}</span>'
     judged = escape(words.judged(row))
     if row.floor is not None:
-        judged += f'<span class="sub">{escape("; ".join(row.floor.attempts))}</span>'
+        judged += "".join(f'<span class="sub">{escape(item)}</span>' for item in row.floor.attempts)
     values = {
         "model": (f"{escape(row.model or words.NONE)}{pack}", row.model or ""),
         "class": (escape(row.model_class), None),

@@ -84,20 +84,22 @@ def read_bundle(path: Path, name: str) -> Found:
     packs = _state.get("packs")
     assert packs is None or isinstance(packs, dict)
     digest = None
+    places = [path]
     try:
         with bundle_directory(path) as directory:
+            places.append(directory)
             bundle = open_bundle(directory)
             digest = bundle.attestation.digest
             result = verify_bundle(bundle, trust, floors=True)
             pack_files = _compare_pack(bundle, result, packs)
             if not result.authentic or (result.record is None and result.floor is None):
-                return Found(_refused(name, digest, [str(check.detail) for check in result.failures]))
+                return Found(_refused(name, digest, [check.detail for check in result.failures], places))
             if result.floor is not None:
                 return _floor(bundle, result, result.floor, name)
             assert result.record is not None
             return _pack(bundle, result, result.record, name, pack_files)
     except UcauditError as error:
-        return Found(_refused(name, digest or _envelope_at(path), [str(error)]))
+        return Found(_refused(name, digest or _envelope_at(path), [str(error)], places))
 
 
 def _envelope_at(path: Path) -> str | None:
@@ -118,9 +120,12 @@ def _compare_pack(bundle: OpenBundle, result: Verification, packs: dict[str, Pat
     return "compared"
 
 
-def _refused(name: str, digest: str | None, reasons: list[str]) -> Row:
+def _refused(name: str, digest: str | None, reasons: list[str], places: list[Path]) -> Row:
+    """The row of what did not hold. A public page says nothing of where the bundle lay on its maker's machine."""
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     text = " ".join(f"{reasons[0] if reasons else 'no trusted key signed it'}{more}".split())
+    for place in places:
+        text = text.replace(f"{place}/", "").replace(str(place), name)
     return Row(status="not verified", kind="unknown", bundle=name, envelope=digest, notes=(text[:2000],))
 
 
