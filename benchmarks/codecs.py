@@ -1,7 +1,7 @@
 """Codecs side by side: what each makes of the same models, on the same text, with the same statistic.
 
     python benchmarks/codecs.py [--models dense moe mamba] [--bits 5 4 3] [--windows 60] [--no-ggml]
-                                [--checkpoint DIR --calibration TEXT --corpus TEXT [--permute]]
+                                [--only ROWS] [--checkpoint DIR --calibration TEXT --corpus TEXT [--permute]]
 
 Prints one Markdown table a model: bits a weight on disk of the compressed matrices (scales, levels and overlays
 counted), the perplexity ratio and the mean KL divergence with their 95% intervals, and seconds to encode.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -60,6 +61,7 @@ class Bench:
     corpus: Path
     windows: int
     work: Path
+    only: re.Pattern[str] | None = None
 
     def measured(self, pack: Path) -> dict[str, list[float]]:
         """Ratio, KL and top-1 with their intervals."""
@@ -78,6 +80,8 @@ class Bench:
 
     def row(self, name: str, make: Callable[[Path], float]) -> None:
         """Make a pack, measure it, print its row, and drop it. ``make`` returns the bits a weight on disk."""
+        if self.only is not None and self.only.search(name) is None:
+            return
         out = self.work / "pack"
         shutil.rmtree(out, ignore_errors=True)
         began = time.monotonic()
@@ -239,6 +243,7 @@ def main() -> int:
     parser.add_argument("--ranks", nargs="*", type=int, default=[3, 6])
     parser.add_argument("--steps", nargs="*", type=int, default=[300, 500])
     parser.add_argument("--windows", type=int, default=60)
+    parser.add_argument("--only", type=re.compile, help="only the rows whose name matches this expression")
     parser.add_argument("--no-ggml", action="store_true")
     parser.add_argument("--ggml-source", type=Path, help="llama.cpp's source tree; otherwise from PyPI")
     parser.add_argument("--checkpoint", type=Path)
@@ -261,7 +266,7 @@ def main() -> int:
             model = options.checkpoint
             models = {name: permuted(model, work / "permuted") if options.permute else model}
         for name, model in models.items():
-            bench = Bench(model, options.calibration, options.corpus, options.windows, work)
+            bench = Bench(model, options.calibration, options.corpus, options.windows, work, options.only)
             table(name, bench, options.bits, options.ranks, options.steps, ggml)
     return 0
 
