@@ -285,7 +285,9 @@ def _record(
         ),
         environment=describe_environment(),
     )
-    return draft.model_copy(update={"limitations": floor_limitations(draft)})
+    made = [item.made for series in (first, fresh) if series is not None for item in series.measured.values()]
+    early = sum(moment < committed.plan.created for moment in made)
+    return draft.model_copy(update={"limitations": floor_limitations(draft, early=early)})
 
 
 def _measurement(series: _Series, files: tuple[NamedDigest, ...]) -> Measurement:

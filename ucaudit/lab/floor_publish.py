@@ -116,13 +116,26 @@ def publish_floor(request: FloorRequest) -> FloorOutcome:
     return FloorOutcome(request.out, record, opened.attestation.digest, placed.index)
 
 
-def floor_limitations(record: Floor) -> tuple[Limitation, ...]:
-    """What a reader must know before relying on a floor, the most particular first."""
+def floor_limitations(record: Floor, *, early: int = 0) -> tuple[Limitation, ...]:
+    """What a reader must know before relying on a floor, the most particular first.
+
+    Args:
+        record: complete but for its limitations.
+        early: how many of its measurements were made before its plan was.
+    """
     protocol, measured = record.protocol, record.measurement
     tried = {item.direction for item in protocol.perturbations}
     found: list[tuple[str, str]] = []
     if record.reference.note:
         found.append(("reference-origin", record.reference.note))
+    if early:
+        found.append(
+            (
+                "measured-before-plan",
+                f"{early} measurements were taken over from an earlier protocol in the same work directory: they were "
+                "made before this plan was, and its margin could have been chosen with them in view.",
+            )
+        )
     if untried := [direction for direction in KNOBS if direction not in tried]:
         found.append(("directions-not-tried", f"Nothing was tried in the direction {' or '.join(untried)}."))
     idle = [f"{item.name} ({item.same_states})" for item in record.results.attempts if item.same_states]

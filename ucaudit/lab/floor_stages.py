@@ -21,7 +21,7 @@ from ucaudit.core.digest import sha256_file, sha256_hex
 from ucaudit.core.errors import DigestMismatchError, InputError, UnavailableError
 from ucaudit.core.files import make_directory, read_limited, write_bytes
 from ucaudit.core.progress import SILENT, Progress
-from ucaudit.core.records import EncoderSettings
+from ucaudit.core.records import EncoderSettings, now
 from ucaudit.core.records import Measurement as MeasurementRecord
 from ucaudit.core.tokenvalues import TokenValues, load_run, save_reference, save_run
 from ucaudit.lab.compress import compress
@@ -65,12 +65,14 @@ class Measured:
         values: per token.
         record: how; its value files are set when all are known.
         reference, run: the files.
+        made: when, by this machine's clock.
     """
 
     values: TokenValues
     record: MeasurementRecord
     reference: Path
     run: Path
+    made: str
 
 
 @dataclass
@@ -175,13 +177,14 @@ class Stages:
             "reference": save_reference(place / _REFERENCE, measurement.values),
             "run": save_run(place / _RUN, measurement.values),
             "measurement": record.model_dump(mode="json", by_alias=True),
+            "made": now(),
         }
         write_bytes(place / NOTE, strictjson.dumps(note) + b"\n")
         shutil.rmtree(place / "windows", ignore_errors=True)
         if self.request.drop_packs:
             shutil.rmtree(encoded.path, ignore_errors=True)
         self.done(what, False)
-        found = Measured(measurement.values, record, place / _REFERENCE, place / _RUN)
+        found = Measured(measurement.values, record, place / _REFERENCE, place / _RUN, note["made"])
         return encoded, self._same_reference(found, arm, seed)
 
     def new_windows(self) -> None:
@@ -264,4 +267,4 @@ def _load(place: Path) -> Measured | None:
     if [sha256_file(path) for path in files] != [note.get("reference"), note.get("run")]:
         return None
     record = MeasurementRecord.model_validate_json(strictjson.dumps(note["measurement"]))
-    return Measured(load_run(*files), record, *files)
+    return Measured(load_run(*files), record, *files, str(note.get("made", "")))

@@ -273,6 +273,10 @@ def test_a_winner_whose_pack_is_gone_is_encoded_again_to_the_same_digest(place, 
     assert counted == {"encoded": 20, "measured": 20}  # the work of another output serves this one too
     assert [run.pack_digest for run in kept.record.runs] == [run.pack_digest for run in record.runs]
     assert kept.record.results == record.results
+    # Which the second record says: its plan came after the values.
+    said = {item.id: item.text for item in kept.record.limitations}
+    assert said["measured-before-plan"].endswith("in view.")
+    assert "measured-before-plan" not in {item.id for item in record.limitations}
     # A pack that comes out otherwise than the one that was measured is not confirmed on.
     shutil.rmtree(place / "work" / "values")
     note = next((place / "work" / "packs").glob("*/done.json"))
