@@ -132,8 +132,8 @@ def floor_limitations(record: Floor, *, early: int = 0) -> tuple[Limitation, ...
         found.append(
             (
                 "measured-before-plan",
-                f"{early} measurements were taken over from an earlier protocol in the same work directory: they were "
-                "made before this plan was, and its margin could have been chosen with them in view.",
+                f"{early} measurements were taken over from an earlier protocol in the same work directory: they "
+                "were made before this plan was, and its margin could have been chosen with them in view.",
             )
         )
     if untried := [direction for direction in KNOBS if direction not in tried]:

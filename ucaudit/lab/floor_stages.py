@@ -184,7 +184,7 @@ class Stages:
         if self.request.drop_packs:
             shutil.rmtree(encoded.path, ignore_errors=True)
         self.done(what, False)
-        found = Measured(measurement.values, record, place / _REFERENCE, place / _RUN, note["made"])
+        found = Measured(measurement.values, record, place / _REFERENCE, place / _RUN, str(note["made"]))
         return encoded, self._same_reference(found, arm, seed)
 
     def new_windows(self) -> None:
