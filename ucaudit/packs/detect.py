@@ -15,7 +15,7 @@ from ucaudit.packs.opened import OpenedPack
 GGUF_MAGIC: Final = b"GGUF"
 MANIFEST_NAME: Final = "manifest.json"
 CONFIG_NAME: Final = "config.json"
-_SPLIT_GGUF: Final = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+_SPLIT_GGUF: Final = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 KNOWN_METHODS: Final = frozenset(
     {
         "aqlm", "auto-round", "awq", "bitnet", "bitsandbytes", "compressed-tensors", "eetq", "exl2", "exl3",
@@ -84,23 +84,45 @@ def _manifest(pack: OpenedPack) -> Detected | None:
     return vendor if _VENDOR_KEYS & manifest.keys() else None
 
 
-def _gguf(pack: OpenedPack) -> Detected | None:
-    names = [file.path for file in pack.files if file.path.endswith(".gguf")]
-    if not names:
-        return None
-    if any(_SPLIT_GGUF.search(name) for name in names):
-        return Detected("gguf-split", names[0], "a gguf model split over several files is not supported")
-    if len(names) > 1:
+def gguf_files(pack: OpenedPack) -> tuple[str, ...]:
+    """The files of the one GGUF model in a pack, in order; empty if there is none.
+
+    Raises:
+        InputError: several models, or a model of several files of which some are missing.
+    """
+    names = sorted(file.path for file in pack.files if file.path.endswith(".gguf"))
+    splits = [_SPLIT_GGUF.fullmatch(name) for name in names]
+    if not any(splits):
+        if len(names) > 1:
+            raise InputError(
+                f"{len(names)} gguf files",
+                subject=pack.name,
+                hint=f"name one of them, such as {pack.name}/{names[0]}",
+            )
+        return tuple(names)
+    first = next(match for match in splits if match)
+    wanted = [f"{first[1]}-{index:05d}-of-{first[2]}.gguf" for index in range(1, min(int(first[2]), 100_000) + 1)]
+    if names != wanted:
+        strange = sorted({*names} ^ {*wanted})
         raise InputError(
-            f"{len(names)} gguf files", subject=pack.name, hint=f"name one of them, such as {pack.name}/{names[0]}"
+            f"a model split over {int(first[2])} gguf files, of which {len({*names} & {*wanted})} are here; "
+            f"the first that is missing or does not belong is {strange[0][:80]!r}",
+            subject=pack.name,
+            hint="give the directory that holds all of its files and no other gguf file",
         )
-    with pack.open(names[0]) as handle:
-        magic = handle.read(4)
-    if magic != GGUF_MAGIC:
-        raise MalformedPackError(
-            f"starts with {magic!r}, not with {GGUF_MAGIC!r}", subject=f"{pack.name}/{names[0]}"
-        )
-    return Detected("gguf", names[0])
+    return tuple(names)
+
+
+def _gguf(pack: OpenedPack) -> Detected | None:
+    names = gguf_files(pack)
+    for name in names:
+        with pack.open(name) as handle:
+            magic = handle.read(4)
+        if magic != GGUF_MAGIC:
+            raise MalformedPackError(
+                f"starts with {magic!r}, not with {GGUF_MAGIC!r}", subject=f"{pack.name}/{name}"
+            )
+    return Detected("gguf", names[0]) if names else None
 
 
 def _safetensors(pack: OpenedPack) -> Detected | None:

@@ -92,10 +92,13 @@ def test_nothing_known_or_several(tmp_path, files, error, message):
         detect(tmp_path, **files)
 
 
-def test_a_split_gguf_is_not_read(tmp_path):
-    (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CodecUnavailableError, match="split"):
+@pytest.mark.parametrize("names", [["m-00001-of-00002"], ["m-00001-of-00001", "n"], ["m-00002-of-00002"]])
+def test_a_split_gguf_needs_all_its_files_and_no_other(tmp_path, names):
+    for name in names:
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"split over \d gguf files") as caught:
         open_source(tmp_path)
+    assert "all of its files" in caught.value.hint
 
 
 def test_the_registry_suggests_and_refuses():

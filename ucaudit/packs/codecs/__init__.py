@@ -72,15 +72,16 @@ def codec_factory(name: str) -> Factory:
     )
 
 
-def open_source(pack: Path | OpenedPack) -> TensorSource:
+def open_source(pack: Path | OpenedPack, *, profile: str | None = None) -> TensorSource:
     """Open a pack with the codec its content calls for.
 
     Args:
         pack: a directory or a ``.gguf`` file, or one already opened (which the source then owns).
+        profile: one of the codec's arithmetic profiles; its default one if None.
 
     Raises:
         NotFoundError, UnsafePathError, UnsafeFileError: as :func:`ucaudit.packs.opened.open_pack`.
-        InputError: no known format, or several at once.
+        InputError: no known format, or several at once; no such arithmetic profile.
         MalformedPackError: the files contradict their format.
         CodecUnavailableError: a known format that nothing installed reconstructs.
     """
@@ -91,7 +92,10 @@ def open_source(pack: Path | OpenedPack) -> TensorSource:
             raise CodecUnavailableError(
                 detected.unavailable, subject=opened.name, hint=f"installed codecs: {', '.join(available())}"
             )
-        return codec_factory(detected.name)(opened)
+        source = codec_factory(detected.name)(opened)
+        if profile is not None:
+            source.use_profile(profile)
+        return source
     except BaseException:
         opened.close()
         raise
