@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
+import gguf_families
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,13 @@ from ggml_blocks import SIZES, extreme_blocks, quantised_blocks, random_blocks
 from ggml_quants import Ggml, build
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
-from oracles import OracleAbsentError
+from oracles import OracleAbsentError, smollm2
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from ucaudit.packs.codecs import open_source
 from ucaudit.packs.codecs.gguf_blocks import DECODERS, decode_blocks
 from ucaudit.packs.codecs.gguf_header import BLOCK_FORMS
+from ucaudit.packs.state import reconstruct_state
 
 pytestmark = pytest.mark.oracle
 
@@ -59,3 +64,38 @@ def check(ggml: Ggml, name: str, blocks: np.ndarray) -> None:
     assert np.array_equal(found.numpy().view(np.uint32), python.view(np.uint32))
     code = ggml.dequantise(blocks.tobytes(), NUMBERS[name], found.shape)
     assert torch.equal(found.view(torch.int32), code.view(torch.int32)), name
+
+
+@pytest.mark.parametrize("family", gguf_families.FAMILIES)
+def test_the_converter_and_back(family: str, tmp_path: Path, absent: Callable[[str], NoReturn]) -> None:
+    """``convert_hf_to_gguf.py`` undone: the same tensors, and a configuration that gives the same logits."""
+    try:
+        root = llama_cpp.source()
+    except OracleAbsentError as error:
+        absent(str(error))
+    checkpoint = gguf_families.save(family, tmp_path / "model")
+    gguf_families.convert(root, checkpoint, tmp_path / "x.gguf", "bf16")
+    with open_source(checkpoint) as original, open_source(tmp_path / "x.gguf") as source:
+        assert reconstruct_state(source) == reconstruct_state(original)
+        assert source.ties == original.ties
+        config = AutoConfig.for_model(**source.config())
+    wanted = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    found = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=torch.float32)
+    tokens = torch.arange(24).view(1, -1) % gguf_families.COMMON["vocab_size"]
+    with torch.no_grad():
+        assert torch.equal(wanted(tokens).logits, found(tokens).logits)
+
+
+def test_smollm2_as_transformers_loads_it(absent: Callable[[str], NoReturn]) -> None:
+    """A real pack that nobody here made: the same bfloat16 state, tensor by tensor."""
+    try:
+        path = smollm2()
+    except OracleAbsentError as error:
+        absent(str(error))
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+    loaded = model.state_dict()
+    with open_source(path) as source:
+        names = {spec.name for spec in source.specs} | {alias for alias, _ in source.ties}
+        assert names == loaded.keys()
+        for spec in source.specs:
+            assert torch.equal(source.load(spec.name).view(torch.int16), loaded[spec.name].view(torch.int16)), spec

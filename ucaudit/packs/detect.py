@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from ucaudit.core.errors import InputError, MalformedPackError
 from ucaudit.packs.opened import OpenedPack
+from ucaudit.packs.stored_kinds import METHODS, stored_kinds, stored_tensors
 
 GGUF_MAGIC: Final = b"GGUF"
 MANIFEST_NAME: Final = "manifest.json"
 CONFIG_NAME: Final = "config.json"
+GPTQ_CONFIG_NAME: Final = "quantize_config.json"
 _SPLIT_GGUF: Final = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 KNOWN_METHODS: Final = frozenset(
     {
@@ -50,14 +52,15 @@ def detect_format(pack: OpenedPack) -> Detected:
         InputError: no known format, or several at once.
         MalformedPackError: a manifest or config that is not strict JSON, a ``.gguf`` file without its magic.
     """
-    found = [item for item in (_manifest(pack), _gguf(pack), _safetensors(pack)) if item is not None]
+    checkpoint = _checkpoint(pack)
+    found = [item for item in (_manifest(pack), _gguf(pack), checkpoint) if item is not None]
     if len(found) > 1:
         listed = " and ".join(f"{item.name} ({item.evidence})" for item in found)
         raise InputError(f"ambiguous: {listed}", subject=pack.name, hint="keep one format in the directory")
     if not found:
         hint = "a pack has a manifest.json, a safetensors checkpoint with config.json, or one .gguf file"
         raise InputError("no known pack format", subject=pack.name, hint=hint)
-    return found[0]
+    return found[0] if checkpoint is None else _look_inside(pack)
 
 
 def _manifest(pack: OpenedPack) -> Detected | None:
@@ -125,7 +128,8 @@ def _gguf(pack: OpenedPack) -> Detected | None:
     return Detected("gguf", names[0]) if names else None
 
 
-def _safetensors(pack: OpenedPack) -> Detected | None:
+def _checkpoint(pack: OpenedPack) -> Detected | None:
+    """A safetensors checkpoint of whatever kind."""
     names = [file.path for file in pack.files if file.path.endswith(".safetensors") and "/" not in file.path]
     plain = [name for name in names if name == "model.safetensors" or name.startswith("model-")]
     if not names or (not plain and pack.has(MANIFEST_NAME)):
@@ -138,17 +142,53 @@ def _safetensors(pack: OpenedPack) -> Detected | None:
             subject=pack.name,
             hint="a checkpoint needs its config.json beside it",
         )
+    return Detected("safetensors", names[0])
+
+
+def _look_inside(pack: OpenedPack) -> Detected:
+    """A plain checkpoint, or the codec of its compressed weights: stored tensors and settings must agree."""
     config = pack.read_json(CONFIG_NAME)
     if not isinstance(config, dict):
         raise MalformedPackError("expected a json object", subject=f"{pack.name}/{CONFIG_NAME}")
+    names = [file.path for file in pack.files if file.path.endswith(".safetensors") and "/" not in file.path]
     method = quantisation_method(config)
-    if method is None:
-        return Detected("safetensors", names[0])
-    return Detected(
-        method if method in KNOWN_METHODS else "unknown-quantisation",
-        f"quantization_config in {CONFIG_NAME}",
-        f"a checkpoint quantised with {method}: codec not available",
-    )
+    if method is None and pack.has(GPTQ_CONFIG_NAME):
+        method = "gptq"
+    if method is not None and not any(method in methods for methods in METHODS.values()):
+        return Detected(
+            method if method in KNOWN_METHODS else "unknown-quantisation",
+            f"quantization_config in {CONFIG_NAME}",
+            f"a checkpoint quantised with {method}: codec not available",
+        )
+    kinds = stored_kinds(stored_tensors(pack, names), method, subject=pack.name)
+    if len(kinds) > 1:
+        listed = " and ".join(f"{kind} ({name[:120]})" for kind, name in sorted(kinds.items()))
+        raise InputError(
+            f"ambiguous: weights of {listed}",
+            subject=pack.name,
+            hint="a checkpoint is read if all of its compressed weights are of one format",
+        )
+    if not kinds:
+        if method is None:
+            return Detected("safetensors", names[0])
+        raise InputError(
+            f"{CONFIG_NAME} says {method}, but no stored tensor is compressed that way",
+            subject=pack.name,
+            hint="a checkpoint that is quantised while it is loaded is no pack: take that out of its config",
+        )
+    [(kind, name)] = kinds.items()
+    if method is not None and method not in METHODS[kind]:
+        raise InputError(
+            f"{CONFIG_NAME} says {method}, the stored tensors are {kind} ({name[:120]})",
+            subject=pack.name,
+            hint="the settings belong to another checkpoint: compare the files with where they came from",
+        )
+    return Detected(kind, name)
+
+
+def quantisation_section(config: dict[str, Any]) -> Any:  # noqa: ANN401 - a JSON value
+    """The part of a checkpoint's config that says how it was quantised; None where it says nothing."""
+    return config.get("quantization_config", config.get("compression_config"))
 
 
 def quantisation_method(config: dict[str, Any]) -> str | None:
@@ -156,7 +196,7 @@ def quantisation_method(config: dict[str, Any]) -> str | None:
 
     A method this project does not know is returned as it stands if it looks like a name, else as ``unknown``.
     """
-    section = config.get("quantization_config", config.get("compression_config"))
+    section = quantisation_section(config)
     if section is None:
         return None
     method = section.get("quant_method") if isinstance(section, dict) else None

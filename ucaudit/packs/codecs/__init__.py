@@ -32,7 +32,14 @@ __all__ = [
 
 ENTRY_POINT_GROUP: Final = "ucaudit.codecs"
 _BUILT_IN: Final[dict[str, str]] = {
+    "awq": "ucaudit.packs.codecs.awq:open_awq",
+    "bitsandbytes": "ucaudit.packs.codecs.bitsandbytes:open_bitsandbytes",
+    "compressed-tensors": "ucaudit.packs.codecs.compressed_tensors:open_compressed_tensors",
+    "fp8": "ucaudit.packs.codecs.floats:open_fp8",
     "gguf": "ucaudit.packs.codecs.gguf:open_gguf",
+    "gptq": "ucaudit.packs.codecs.gptq:open_gptq",
+    "mxfp4": "ucaudit.packs.codecs.floats:open_mxfp4",
+    "nvfp4": "ucaudit.packs.codecs.floats:open_nvfp4",
     "safetensors": "ucaudit.packs.codecs.identity:open_identity",
     "ucq": "ucaudit.packs.codecs.ucq:open_ucq",
 }

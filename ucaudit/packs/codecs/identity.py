@@ -71,7 +71,9 @@ class IdentitySource(TensorSource):
                 )
         return places, total
 
-    def stream(self, name: str, *, device: str = "cpu", chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    def stream(
+        self, name: str, *, device: str = "cpu", chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[bytes | memoryview]:
         """The stored bytes; ``device`` plays no part."""
         file, info = self._places[self.spec(name).name]
         yield from tensorfile.read_chunks(
