@@ -6,9 +6,9 @@
 byte ``weight`` with ``weight_scale`` (float8, a group of 16) and ``weight_scale_2`` (a tensor).
 
 Profiles ``fp8-f32-bf16/1``, ``mxfp4-f32-bf16/1`` and ``nvfp4-f32-bf16/1``: number times scale, rounded to
-float32, then to bfloat16; the scale of NVFP4 is the product of its two scales, rounded to float32. The same as
-compressed- tensors' ``FP8BlockDequantizer``, transformers' reader of gpt-oss and GPTQModel's ``model_dequant``.
-``fp8-f32/1`` leaves float32.
+float32, then to bfloat16; the scale of NVFP4 is the product of its two scales, rounded to float32, and code 8
+is zero, as in ModelOpt. ``fp8-f32/1`` leaves float32. ``fp8-bf16/1`` and ``nvfp4-bf16/1``: the scale is rounded
+to bfloat16 first, as GPTQModel's ``model_dequant`` does.
 """
 
 from __future__ import annotations
@@ -31,15 +31,19 @@ class Fp8Layout(Layout):
 
     height: int
     width: int
+    narrow: bool
 
     def pieces(self, reader: Reader, device: torch.device, elements: int) -> Iterator[torch.Tensor]:
         """As the base class says."""
         import torch
 
-        from ucaudit.packs.codecs.quantised_math import scale_rows, spans
+        from ucaudit.packs.codecs.quantised_math import scale_rows, spans, to_float32
+        from ucaudit.packs.codecs.rounding import round_to_bf16
 
         rows, columns = self.shape
         scales = reader.scales(self.parts[1]).reshape(-1, -(-columns // self.width))
+        if self.narrow:
+            scales = to_float32(round_to_bf16(scales))
         for begin, end in spans(rows, columns, elements):
             values = reader.rows(self.parts[0], begin, end).to(torch.float32)
             over = torch.arange(begin, end, device=device) // self.height
@@ -50,15 +54,22 @@ class Fp8Layout(Layout):
 class Nvfp4Layout(Layout):
     """``parts`` are weight, weight_scale and weight_scale_2."""
 
+    narrow: bool
+
     def pieces(self, reader: Reader, device: torch.device, elements: int) -> Iterator[torch.Tensor]:
         """As the base class says."""
         import torch
 
-        from ucaudit.packs.codecs.quantised_math import E2M1, look_up_pairs, scale_rows, spans
+        from ucaudit.packs.codecs.quantised_math import E2M1, look_up_pairs, scale_rows, spans, to_float32
+        from ucaudit.packs.codecs.rounding import round_to_bf16
 
         rows, columns = self.shape
         table = torch.tensor(E2M1, dtype=torch.float32, device=device)
+        if not self.narrow:
+            table[8] = 0.0  # ModelOpt has no negative zero
         scales = reader.scales(self.parts[1]) * reader.scales(self.parts[2])
+        if self.narrow:
+            scales = to_float32(round_to_bf16(scales))
         for begin, end in spans(rows, columns, elements):
             values = look_up_pairs(reader.rows(self.parts[0], begin, end), table)
             yield scale_rows(values, scales[begin:end], None, 16, None)
@@ -89,7 +100,7 @@ class Fp8Source(QuantisedSource):
     codec = "fp8"
     codec_version = 1
     arithmetic_profile = "fp8-f32-bf16/1"
-    profiles = ("fp8-f32-bf16/1", "fp8-f32/1")
+    profiles = ("fp8-f32-bf16/1", "fp8-f32/1", "fp8-bf16/1")
     bits = 8.0
 
     def plan(self) -> tuple[Sequence[Layout], Sequence[str]]:
@@ -115,8 +126,9 @@ class Fp8Source(QuantisedSource):
         elif scale.shape not in ((), (1,), (1, 1)):
             height, width = self._block()
             self.require(scale_name, FLOATS, [(-(-rows // height), -(-columns // width))])
-        dtype = "BF16" if self.arithmetic_profile == "fp8-f32-bf16/1" else "F32"
-        return Fp8Layout(codes.name, codes.shape, dtype, (codes.name, scale_name), height, width)
+        dtype = "F32" if self.arithmetic_profile == "fp8-f32/1" else "BF16"
+        narrow = self.arithmetic_profile == "fp8-bf16/1"
+        return Fp8Layout(codes.name, codes.shape, dtype, (codes.name, scale_name), height, width, narrow)
 
     def _block(self) -> tuple[int, int]:
         block = self.setting("weight_block_size", list, [128, 128])
@@ -155,6 +167,7 @@ class Nvfp4Source(QuantisedSource):
     codec = "nvfp4"
     codec_version = 1
     arithmetic_profile = "nvfp4-f32-bf16/1"
+    profiles = ("nvfp4-f32-bf16/1", "nvfp4-bf16/1")
     bits = 4.0
 
     def plan(self) -> tuple[Sequence[Layout], Sequence[str]]:
@@ -170,7 +183,8 @@ class Nvfp4Source(QuantisedSource):
             self.require(f"{module}.weight_scale", ["F8_E4M3"], [(rows, columns // 16)])
             self.require(f"{module}.weight_scale_2", ["F32"], [(), (1,)])
             parts = (codes.name, f"{module}.weight_scale", f"{module}.weight_scale_2")
-            layouts.append(Nvfp4Layout(codes.name, (rows, columns), "BF16", parts))
+            narrow = self.arithmetic_profile == "nvfp4-bf16/1"
+            layouts.append(Nvfp4Layout(codes.name, (rows, columns), "BF16", parts, narrow))
         ends = (".input_scale", ".k_scale", ".v_scale")
         return layouts, [name for name in self._places if name.endswith(ends)]
 

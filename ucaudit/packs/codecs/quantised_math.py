@@ -51,7 +51,8 @@ def unpack_words(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     Raises:
         MalformedPackError: bits behind the last code are set.
     """
-    stream = words.contiguous().view(torch.uint8).view(len(words), -1)
+    # A copy, since a tensor of one column counts as contiguous whatever its strides are.
+    stream = words.clone(memory_format=torch.contiguous_format).view(torch.uint8).view(len(words), -1)
     needed = -(-count // 8) * bits
     if stream.shape[1] < needed:
         stream = torch.nn.functional.pad(stream, (0, needed - stream.shape[1]))
