@@ -15,6 +15,7 @@ from ucaudit.packs.stored_kinds import METHODS, stored_kinds, stored_tensors
 
 GGUF_MAGIC: Final = b"GGUF"
 MANIFEST_NAME: Final = "manifest.json"
+VENDOR: Final = "ultracompress"
 CONFIG_NAME: Final = "config.json"
 GPTQ_CONFIG_NAME: Final = "quantize_config.json"
 _SPLIT_GGUF: Final = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
@@ -67,7 +68,7 @@ def _manifest(pack: OpenedPack) -> Detected | None:
     """``ucq`` or a vendor's pack, both of which have a ``manifest.json``."""
     layers = any(file.path.startswith("layer_") and file.path.endswith(".uc") for file in pack.files)
     vendor = Detected(
-        "ultracompress",
+        VENDOR,
         "layer_*.uc files" if layers else "the vendor's keys in manifest.json",
         "ultracompress: codec not available, its payload format is not public",
     )

@@ -97,7 +97,10 @@ def open_source(pack: Path | OpenedPack, *, profile: str | None = None) -> Tenso
         detected = detect_format(opened)
         if detected.unavailable is not None and detected.name not in available():
             raise CodecUnavailableError(
-                detected.unavailable, subject=opened.name, hint=f"installed codecs: {', '.join(available())}"
+                detected.unavailable,
+                subject=opened.name,
+                hint=f"a plug-in may provide it: a package with an entry point {detected.name!r} in the group "
+                f"{ENTRY_POINT_GROUP} (docs/formats.md); installed here: {', '.join(available())}",
             )
         source = codec_factory(detected.name)(opened)
         if profile is not None:
