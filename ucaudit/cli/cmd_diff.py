@@ -125,7 +125,6 @@ def _use(arithmetic: str, sources: list[TensorSource]) -> None:
 
 
 def _entry(item: TensorDifference) -> dict[str, Any]:
-    finite = item.relative is not None and item.relative != float("inf")
     return {
         "name": item.name,
         "status": item.status,
@@ -133,9 +132,14 @@ def _entry(item: TensorDifference) -> dict[str, Any]:
         "second": item.second or None,
         "elements": item.elements,
         "changed": item.changed,
-        "maxError": item.largest,
-        "relativeError": item.relative if finite else None,
+        "maxError": _finite(item.largest),
+        "relativeError": _finite(item.relative),
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinity: None where a size is unknown or beyond measure."""
+    return value if value is not None and value != _INFINITE else None
 
 
 def _layers(found: list[TensorDifference]) -> list[dict[str, Any]]:
@@ -149,10 +153,8 @@ def _layers(found: list[TensorDifference]) -> list[dict[str, Any]]:
             "layer": layer,
             "tensors": len(items),
             "different": sum(item.status != "same" for item in items),
-            "maxError": max((item.largest or 0.0 for item in items), default=0.0),
-            "relativeError": max(
-                (item.relative or 0.0 for item in items if item.relative != float("inf")), default=0.0
-            ),
+            "maxError": _finite(max((item.largest or 0.0 for item in items), default=0.0)),
+            "relativeError": _finite(max((item.relative or 0.0 for item in items), default=0.0)),
         }
         for layer, items in groups.items()
     ]
@@ -169,8 +171,8 @@ def _text(found: list[TensorDifference], counts: Counter[str], kind: str, by_lay
         rows = [
             (
                 f"{entry['different']} of {entry['tensors']}",
-                f"{entry['maxError']:.3g}",
-                f"{entry['relativeError']:.3g}",
+                _number(entry["maxError"]),
+                _number(entry["relativeError"]),
                 printable(entry["layer"]),
             )
             for entry in _layers(found)

@@ -28,8 +28,10 @@ def import_receipt(receipt: Path, pack: Path, out: Output) -> int:
 
     said = read_receipt(receipt)
     with open_pack(pack) as opened:
-        out.progress.start(opened.total_bytes, "bytes", "hashing the pack")
-        files = opened.file_manifest(progress=out.progress.advance)
+        progress = out.progress
+        progress.start(opened.total_bytes, "bytes", "hashing the pack")
+        files = opened.file_manifest(progress=progress.advance)
+        progress.finish()
         rows = compare_receipt(said, opened, read_vendor_pack(opened, files), files)
     counts = Counter(row.answer for row in rows)
     code = EXIT_FAIL if counts["contradicts"] else EXIT_PASS
@@ -69,6 +71,6 @@ def import_receipt(receipt: Path, pack: Path, out: Output) -> int:
 
 
 def _short(said: str, found: str, contradicted: bool) -> str:
-    first = said if len(said) <= 24 else f"{said[:23]}…"
-    second = found if len(found) <= 24 else f"{found[:23]}…"
+    width = 12 if contradicted else 24
+    first, second = (text if len(text) <= width else f"{text[: width - 1]}…" for text in (said, found))
     return printable(f"{first}, found {second}" if contradicted else first)

@@ -34,7 +34,7 @@ from ucaudit.core.errors import (
 from ucaudit.core.files import read_limited, write_bytes
 from ucaudit.core.progress import SILENT, Progress
 
-_REPOSITORY: Final = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?")
+_REPOSITORY: Final = re.compile(r"\w[\w.-]{0,95}(?:/\w[\w.-]{0,95})?", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MAX_FILES: Final = 100_000
 _CHUNK: Final = 1 << 20
@@ -150,11 +150,7 @@ def pull(
                 "path": item.path,
                 "size": item.size,
                 "sha256": digests[item.path],
-                "checkedAgainst": "the hub's sha-256"
-                if item.sha256
-                else "the git object"
-                if item.blob
-                else "its size",
+                "checkedAgainst": "sha-256" if item.sha256 else "git object" if item.blob else "size",
             }
             for item in chosen
         ],
@@ -239,7 +235,6 @@ def _checked(path: Path, item: RemoteFile, subject: str) -> str:
 @contextmanager
 def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
     """The hub library's many errors as ours."""
-    import httpx
     from huggingface_hub import errors
 
     subject = f"{repository}@{revision}" if revision else repository
@@ -257,7 +252,7 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
         raise NotFoundError("the hub has no such revision or file", subject=subject) from error
     except errors.HFValidationError as error:
         raise InputError(f"the hub does not take this name: {str(error)[:200]}", subject=subject) from error
-    except (errors.HfHubHTTPError, httpx.HTTPError, ConnectionError, TimeoutError) as error:
+    except (errors.HfHubHTTPError, errors.HTTPError, ConnectionError, TimeoutError) as error:
         raise _unreachable(subject, error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise MalformedRecordError(

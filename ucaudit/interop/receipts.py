@@ -69,7 +69,7 @@ def compare_receipt(
         *_file_rows(receipt["files"], pack, vendor, files),
         _row("pack_fingerprint_sha256", receipt.get("pack_fingerprint_sha256"), vendor.fingerprint),
         *_itself(receipt),
-        *(Row(f"file {name}", "nothing", "in the pack", "not covered") for name in _others(receipt, files)),
+        *(Row(f"file {name}", "nothing", "in the pack", "not covered") for name in _others(receipt, vendor, files)),
         *(_uncovered(key, receipt[key]) for key in receipt if key not in _KNOWN),
     ]
 
@@ -159,6 +159,7 @@ def _itself(receipt: dict[str, Any]) -> Iterator[Row]:
         )
 
 
-def _others(receipt: dict[str, Any], files: FileManifest) -> list[str]:
-    listed = {entry["name"] for entry in receipt["files"]}
+def _others(receipt: dict[str, Any], vendor: VendorPack, files: FileManifest) -> list[str]:
+    """Files of the pack that are neither listed nor covered by the fingerprint."""
+    listed = {entry["name"] for entry in receipt["files"]} | {path.rsplit("/", 1)[-1] for path in vendor.covered}
     return [entry.path for entry in files.entries if entry.path.rsplit("/", 1)[-1] not in listed]

@@ -138,6 +138,14 @@ def _compare(
         gap = (narrow - wide).abs_()
         if spec.dtype != other.dtype:
             changed += int(torch.count_nonzero(gap))
+        strange = ~gap.isfinite()
+        if bool(strange.any()):
+            # Infinities and what is not a number: changed beyond any measure, unless both sides have the same.
+            apart = strange & ~((wide == narrow) | (wide.isnan() & narrow.isnan()))
+            far += int(torch.count_nonzero(apart))
+            largest = float("inf") if bool(apart.any()) else largest
+            square = float("inf") if bool(apart.any()) else square
+            gap, wide, narrow = (torch.where(strange, 0.0, values) for values in (gap, wide, narrow))
         far += int(torch.count_nonzero(gap > torch.maximum(wide.abs(), narrow.abs()) * _ROUNDING))
         largest = max(largest, float(gap.max()))
         square += float(torch.dot(gap, gap))
