@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +18,11 @@ from safetensors.torch import save_file
 
 OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 TENSORS = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+SPEED = TENSORS == 0
+"""Whether one large tensor a type is decoded for its time, in one thread, instead of small ones for their bits."""
+LARGE = (2048, 4096)
 CASES: dict[str, dict] = {}
+SECONDS: dict[str, float] = {}
 
 
 def weights(rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -27,6 +33,18 @@ def weights(rows: int, columns: int, seed: int) -> torch.Tensor:
     values[1] *= 1e-6
     values[2] *= 1e3
     return values
+
+
+def timed(name: str, decode: Callable[[], object]) -> None:
+    """Note the best of three times that the authority takes for a case, if times are asked for."""
+    if SPEED and name not in SECONDS:
+        torch.set_num_threads(1)
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            decode()
+            times.append(time.perf_counter() - began)
+        SECONDS[name] = min(times)
 
 
 def add(name: str, section: dict | None, stored: dict, expected: dict, profile: str, **config: object) -> None:
@@ -51,5 +69,5 @@ def save(tensors: dict, path: Path) -> None:
 
 def finish(authority: str) -> None:
     """Write the list of cases."""
-    text = json.dumps({"authority": authority, "cases": CASES}, indent=1)
+    text = json.dumps({"authority": authority, "cases": CASES, "seconds": SECONDS}, indent=1)
     (OUT / "cases.json").write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from compressed_tensors.compressors.base import BaseCompressor
 from compressed_tensors.entrypoints.convert.converters.fp8block_dequantizer import FP8BlockDequantizer
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.utils.helpers import calculate_qparams
-from packs import TENSORS, add, finish, weights
+from packs import LARGE, SPEED, TENSORS, add, finish, timed, weights
 
 PROFILE = "ct-scale/1"
 SHAPES = [(3, 32), (8, 64), (5, 96), (33, 160), (64, 224), (16, 32), (7, 480), (40, 64), (12, 320), (9, 128)]
@@ -53,6 +53,7 @@ def compress(name: str, form: str, args: dict, shape: tuple[int, int], seed: int
     # As they come back from a file: with the strides of their shape.
     stored = {key: value.reshape(-1).clone().view(value.shape) for key, value in stored.items()}
     expected = compressor.decompress(dict(stored), scheme)["weight"]
+    timed(name, lambda: compressor.decompress(dict(stored), scheme))
     section = {
         "quant_method": "compressed-tensors",
         "format": form,
@@ -71,6 +72,8 @@ def compress(name: str, form: str, args: dict, shape: tuple[int, int], seed: int
 
 def main() -> None:
     """Write every case."""
+    if SPEED:
+        speed()
     for index in range(TENSORS):
         shape, dtype = SHAPES[index % len(SHAPES)], DTYPES[index % 3]
         for bits in range(1, 9):
@@ -112,17 +115,33 @@ def main() -> None:
     finish(f"compressed-tensors {version('compressed-tensors')}")
 
 
-def deepseek(index: int, shape: tuple[int, int]) -> None:
-    """Blocks of 4 × 16 by the package's converter of DeepSeek's layout."""
+def speed() -> None:
+    """One large tensor a type."""
+    for bits in (4, 5, 8):
+        args = {"num_bits": bits, "type": "int", "symmetric": False, "strategy": "group", "group_size": 128}
+        compress(f"pack{bits}-asym-group", "pack-quantized", args, LARGE, 0, torch.bfloat16)
+    args = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    compress("int-channel", "int-quantized", args, LARGE, 0, torch.bfloat16)
+    compress("float-channel", "float-quantized", {**args, "type": "float"}, LARGE, 0, torch.bfloat16)
+    args = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16, "symmetric": True}
+    compress("nvfp4", "nvfp4-pack-quantized", args, LARGE, 0, torch.bfloat16)
+    args = {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32, "symmetric": True}
+    compress("mxfp4", "mxfp4-pack-quantized", args, LARGE, 0, torch.bfloat16)
+    deepseek(0, LARGE, (128, 128))
+
+
+def deepseek(index: int, shape: tuple[int, int], block: tuple[int, int] = (4, 16)) -> None:
+    """Scaled blocks by the package's converter of DeepSeek's layout."""
     rows, columns = shape
     weight = weights(rows, columns, index).clamp(-448, 448).to(torch.float8_e4m3fn)
     generator = torch.Generator().manual_seed(index)
-    scale = torch.rand(-(-rows // 4), -(-columns // 16), generator=generator) + 1e-4
-    converter = FP8BlockDequantizer(targets=["re:.*up_proj"], weight_block_size=(4, 16))
+    scale = torch.rand(-(-rows // block[0]), -(-columns // block[1]), generator=generator) + 1e-4
+    converter = FP8BlockDequantizer(targets=["re:.*up_proj"], weight_block_size=block)
     name = "model.layers.0.mlp.up_proj"
     stored = {f"{name}.weight": weight, f"{name}.weight_scale_inv": scale}
     expected = {f"{name}.weight": converter.process(dict(stored))[f"{name}.weight"]}
-    section = {"quant_method": "fp8", "weight_block_size": [4, 16], "activation_scheme": "dynamic"}
+    section = {"quant_method": "fp8", "weight_block_size": list(block), "activation_scheme": "dynamic"}
+    timed(f"fp8block-{index}", lambda: converter.process(dict(stored)))
     add(f"fp8block-{index}", section, stored, expected, "fp8-f32-bf16/1")
 
 

@@ -1,18 +1,25 @@
 """compressed-tensors 0.12, which still stored the groups of the columns (``weight_g_idx``, actorder)."""
 
+from functools import partial
 from importlib.metadata import version
 
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
 from compressed_tensors.quantization.utils import calculate_qparams
-from packs import TENSORS, add, finish, weights
+from packs import LARGE, SPEED, TENSORS, add, finish, timed, weights
+
+
+def decode(compressor: BaseCompressor, given: dict, args: QuantizationArgs) -> torch.Tensor:
+    return compressor.decompress_weight(dict(given), quantization_args=args)
 
 
 def main() -> None:
     """Write every case."""
-    for index in range(TENSORS):
+    for index in range(1 if SPEED else TENSORS):
         rows, columns, group = 3 + 2 * index, 64 + 32 * (index % 4), 32
+        if SPEED:
+            (rows, columns), group = LARGE, 128
         dtype = [torch.bfloat16, torch.float16, torch.float32][index % 3]
         for bits, symmetric in ((4, True), (8, True)):  # it could not take packed zero points back
             fields = {
@@ -41,7 +48,8 @@ def main() -> None:
             )
             stored = {**stored, "weight_scale": scale, "weight_g_idx": g_idx}
             given = dict(stored)
-            expected = compressor.decompress_weight(given, quantization_args=args)
+            expected = decode(compressor, given, args)
+            timed(f"order{bits}-sym-{index}", partial(decode, compressor, given, args))
             module = "model.layers.0.mlp.up_proj"
             section = {
                 "quant_method": "compressed-tensors",

@@ -11,7 +11,7 @@ import types
 from pathlib import Path
 
 import torch
-from packs import OUT, TENSORS, add, finish, weights
+from packs import LARGE, OUT, SPEED, TENSORS, add, finish, timed, weights
 from safetensors import safe_open
 
 GPTQMODEL, AUTOAWQ, MODELOPT = map(Path, sys.argv[3:6])
@@ -60,6 +60,8 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
 def gptq(index: int, bits: int, form: str, ordered: bool) -> None:
     rows, columns, group = 32 * (1 + index % 3), 64 * (1 + index % 4), [32, 64, -1][index % 3]
+    if SPEED:
+        (rows, columns), group = LARGE, 128
     size = columns if group == -1 else group
     groups = columns // size
     generator = torch.Generator().manual_seed(index)
@@ -84,6 +86,11 @@ def gptq(index: int, bits: int, form: str, ordered: bool) -> None:
     section["checkpoint_format"] = form
     name = f"gptq{bits}-{form}-{'ordered' if ordered else 'plain'}-{index}"
     bf16 = torch.bfloat16
+    if SPEED:
+        from packs import save
+
+        save(stored, OUT / "work.safetensors")
+        timed(name, lambda: dequant.convert_gptq_file(OUT / "work.safetensors", bf16, section, "cpu"))
     add(name, section, stored, decoded(name, stored, section, bf16), "gptq-f32-bf16/1")
     add(name, section, stored, decoded(name, stored, section, scales.dtype), "gptq-scale/1")
 
@@ -101,12 +108,15 @@ def decoded(name: str, stored: dict, section: dict, dtype: torch.dtype) -> dict:
 
 def awq_gemm(index: int) -> None:
     rows, columns, group = 8 * (3 + 2 * index), 64 * (1 + index % 3), [32, 64][index % 2]
+    if SPEED:
+        (rows, columns), group = LARGE, 128
     generator = torch.Generator().manual_seed(index)
     words = torch.randint(-(2**31), 2**31, (columns, rows // 8), generator=generator).to(torch.int32)
     zeros = torch.randint(-(2**31), 2**31, (columns // group, rows // 8), generator=generator).to(torch.int32)
     scales = weights(max(3, columns // group), rows, index)[: columns // group].to(torch.float16)
     stored = {f"{MODULE}.qweight": words, f"{MODULE}.qzeros": zeros, f"{MODULE}.scales": scales}
     section = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemm", "zero_point": True}
+    timed(f"awq-{index}", lambda: awq.dequantize_gemm(words, zeros, scales, 4, group))
     exact = awq.dequantize_gemm(words, zeros, scales, 4, group).t()
     wide = awq.dequantize_gemm(words, zeros, scales.float(), 4, group).t()
     add(f"awq-{index}", section, stored, {f"{MODULE}.weight": exact}, "awq-scale/1")
@@ -114,7 +124,7 @@ def awq_gemm(index: int) -> None:
 
 
 def small_floats(index: int) -> None:
-    rows, columns = 3 + 2 * index, 32 * (1 + index % 4)
+    rows, columns = LARGE if SPEED else (3 + 2 * index, 32 * (1 + index % 4))
     weight = weights(rows, columns, index).clamp(-448, 448)
     generator = torch.Generator().manual_seed(index)
     for label, shape in (("tensor", ()), ("channel", (rows, 1))):
@@ -132,6 +142,8 @@ def small_floats(index: int) -> None:
     section = {"quant_method": "modelopt", "quant_algo": "NVFP4"}
     shard(stored, f"nvfp4-{index}", section, "nvfp4-bf16/1", "nvfp4")
     theirs = modelopt.NVFP4QTensor(torch.Size((rows, columns)), torch.bfloat16, codes)
+    options = {"scale": scale, "double_scale": stored[f"{MODULE}.weight_scale_2"], "block_sizes": {-1: 16}}
+    timed(f"nvfp4-{index}", lambda: theirs.dequantize(torch.bfloat16, **options))
     expected = theirs.dequantize(
         torch.bfloat16, scale=scale, double_scale=stored[f"{MODULE}.weight_scale_2"], block_sizes={-1: 16}
     )
@@ -153,7 +165,7 @@ def shard(stored: dict, name: str, section: dict, profile: str, kind: str) -> No
 
 def main() -> None:
     """Write every case."""
-    for index in range(TENSORS):
+    for index in range(1 if SPEED else TENSORS):
         for bits in range(2, 9):
             for form in ("gptq", "gptq_v2", "gptq_p"):
                 if bits in planar.PLANAR_BITS and form == "gptq":

@@ -1,4 +1,4 @@
-"""Bytes nobody vouches for, in every parser of a pack's headers: an answer or one of our errors, in bounded time."""
+"""Bytes nobody vouches for, in every parser of a pack's headers: an answer or one of our errors, in time."""
 
 import json
 import shutil
@@ -106,8 +106,8 @@ def test_a_damaged_safetensors_header(tmp_path, data):
         tensorfile.read_header(handle, subject="x")
 
 
-SETTINGS = ["bits", "group_size", "checkpoint_format", "weight_block_size", "config_groups", "quant_method", "version",
-            "sparsity_config", "dynamic", "format", "transform_config"]  # fmt: skip
+SETTINGS = ["bits", "group_size", "checkpoint_format", "weight_block_size", "config_groups", "quant_method",
+            "version", "sparsity_config", "dynamic", "format", "transform_config"]  # fmt: skip
 
 
 @FEW
