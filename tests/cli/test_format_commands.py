@@ -126,3 +126,37 @@ def test_a_hub_cache_snapshot_is_a_pack(run, tmp_path):
         (snapshot / name).symlink_to(f"../../blobs/{blob}")
     code, out, _ = run("diff", snapshot, GPTQ, "-q")
     assert code == 0 and "2 same" in out
+
+
+@pytest.mark.slow
+def test_a_quantised_pack_is_measured_like_any_other(run, tmp_path):
+    import tinymodels
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model, pack, text = tmp_path / "m", tmp_path / "p", tmp_path / "t.txt"
+    model.mkdir()
+    tinymodels.make_model(model)
+    text.write_text(tinymodels.make_text(6000))
+    shutil.copytree(model, pack)
+    stored = {}
+    for name, weight in load_file(model / "model.safetensors").items():
+        stored[name] = weight
+        if weight.ndim == 2 and "layers" in name:
+            scale = (weight.float().abs().amax(1, keepdim=True) / 127).to(torch.bfloat16)
+            stored[name] = (weight.float() / scale.float()).round().clamp(-128, 127).to(torch.int8)
+            stored[f"{name}_scale"] = scale
+    save_file(stored, pack / "model.safetensors")
+    config = json.loads((pack / "config.json").read_text())
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {"g": {"targets": ["Linear"], "weights": weights}},
+    }
+    (pack / "config.json").write_text(json.dumps(config))
+    code, out, _ = run("diff", model, pack, "-q")
+    assert code == 1 and "guess: compressed in another way" in out
+    words = ("--reference", model, "--corpus", text, "--n", 30, "--seq-len", 32, "--out", tmp_path / "r", "--json")
+    code, out, _ = run("measure", pack, *words)
+    assert code == 0 and 0.9 < json.loads(out)["results"]["ratio"]["estimate"] < 1.1

@@ -209,6 +209,8 @@ class GgufModel:
             and window
         ):
             result["sliding_window"] = window
+        if rules.model_type == "phi3":
+            result["pad_token_id"] = None  # else the class's own default, which a small vocabulary does not have
         for key, name in (("bos", "bos"), ("eos", "eos"), ("padding", "pad")):
             token = self._metadata.get(f"tokenizer.ggml.{key}_token_id")
             if type(token) is int and 0 <= token < vocabulary:
