@@ -17,6 +17,8 @@ GGUF_MAGIC: Final = b"GGUF"
 MANIFEST_NAME: Final = "manifest.json"
 VENDOR: Final = "ultracompress"
 CONFIG_NAME: Final = "config.json"
+SINGLE_NAME: Final = "model.safetensors"
+INDEX_NAME: Final = "model.safetensors.index.json"
 GPTQ_CONFIG_NAME: Final = "quantize_config.json"
 _SPLIT_GGUF: Final = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 KNOWN_METHODS: Final = frozenset(
@@ -151,7 +153,7 @@ def _look_inside(pack: OpenedPack) -> Detected:
     config = pack.read_json(CONFIG_NAME)
     if not isinstance(config, dict):
         raise MalformedPackError("expected a json object", subject=f"{pack.name}/{CONFIG_NAME}")
-    names = [file.path for file in pack.files if file.path.endswith(".safetensors") and "/" not in file.path]
+    names = _tensor_files(pack)
     method = quantisation_method(config)
     if method is None and pack.has(GPTQ_CONFIG_NAME):
         method = "gptq"
@@ -171,7 +173,7 @@ def _look_inside(pack: OpenedPack) -> Detected:
         )
     if not kinds:
         if method is None:
-            return Detected("safetensors", names[0])
+            return Detected("safetensors", names[0] if names else CONFIG_NAME)
         raise InputError(
             f"{CONFIG_NAME} says {method}, but no stored tensor is compressed that way",
             subject=pack.name,
@@ -185,6 +187,20 @@ def _look_inside(pack: OpenedPack) -> Detected:
             hint="the settings belong to another checkpoint: compare the files with where they came from",
         )
     return Detected(kind, name)
+
+
+def _tensor_files(pack: OpenedPack) -> list[str]:
+    """The files that a checkpoint's tensors are in, as far as they are here; the codec judges what is missing."""
+    names = [file.path for file in pack.files if file.path.endswith(".safetensors") and "/" not in file.path]
+    if pack.has(SINGLE_NAME):
+        return [SINGLE_NAME]
+    if pack.has(INDEX_NAME):
+        index = pack.read_json(INDEX_NAME)
+        listed = index.get("weight_map") if isinstance(index, dict) else None
+        if isinstance(listed, dict):
+            wanted = {str(name) for name in listed.values()}
+            return [name for name in sorted(wanted) if name.endswith(".safetensors") and pack.has(name)]
+    return names
 
 
 def quantisation_section(config: dict[str, Any]) -> Any:  # noqa: ANN401 - a JSON value

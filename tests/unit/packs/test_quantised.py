@@ -242,6 +242,22 @@ def test_settings_in_a_file_of_their_own(tmp_path):
         assert digest(source, f"{MODULE}.weight") == wanted
 
 
+def test_a_file_of_another_name_and_files_beside_the_checkpoint(tmp_path):
+    pack = changed(tmp_path, GPTQ)
+    wanted = expected(VECTORS / GPTQ)["gptq-scale/1"][f"{MODULE}.weight"]["sha256"]
+    other = VECTORS / NF4 / "model.safetensors"
+    shutil.copy(other, pack / "consolidated.safetensors")
+    with open_source(pack) as source:
+        assert digest(source, f"{MODULE}.weight") == wanted
+    (pack / "consolidated.safetensors").unlink()
+    (pack / "model.safetensors").rename(pack / "gptq_model-4bit-128g.safetensors")
+    with open_source(pack) as source:
+        assert digest(source, f"{MODULE}.weight") == wanted
+    shutil.copy(other, pack / "second.safetensors")
+    with pytest.raises(InputError, match="ambiguous"):
+        open_source(pack)
+
+
 def test_scales_of_activations_are_left_out(tmp_path):
     extra = {"input_scale": torch.ones(1)}
     with open_source(changed(tmp_path, FP8, tensors=extra)) as source:
