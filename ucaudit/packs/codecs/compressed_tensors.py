@@ -66,7 +66,7 @@ class IntegerLayout(Layout):
         """As the base class says."""
         import torch
 
-        from ucaudit.packs.codecs.quantised_math import group_index, scale_rows, spans, unpack_words
+        from ucaudit.packs.codecs.quantised_math import centred_codes, group_index, scale_rows, spans, unpack_words
 
         rows, columns = self.shape
         groups = -(-columns // self.grid.width)
@@ -85,7 +85,7 @@ class IntegerLayout(Layout):
         for begin, end in spans(rows, columns, elements):
             stored = reader.rows(self.parts[0], begin, end)
             if self.bits:
-                values = unpack_words(stored, self.bits, columns).to(torch.float32).sub_(1 << (self.bits - 1))
+                values = centred_codes(stored, self.bits, columns, 1 << (self.bits - 1))
             else:
                 values = stored.to(torch.float32)
             over = torch.arange(begin, end, device=device) // self.grid.height

@@ -37,6 +37,13 @@ def to_float32(values: torch.Tensor) -> torch.Tensor:
     return values.to(torch.float32)
 
 
+def _as_bytes(words: torch.Tensor) -> torch.Tensor:
+    """int32 [rows, words] → uint8 [rows, 4 · words]."""
+    if words.shape[1] == 1:  # such a tensor counts as contiguous whatever its strides are
+        words = words.clone(memory_format=torch.contiguous_format)
+    return words.contiguous().view(torch.uint8).view(len(words), -1)
+
+
 def unpack_words(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     """Codes of one dense little-endian bit stream a row.
 
@@ -51,14 +58,25 @@ def unpack_words(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     Raises:
         MalformedPackError: bits behind the last code are set.
     """
-    # A copy, since a tensor of one column counts as contiguous whatever its strides are.
-    stream = words.clone(memory_format=torch.contiguous_format).view(torch.uint8).view(len(words), -1)
+    stream = _as_bytes(words)
     needed = -(-count // 8) * bits
     if stream.shape[1] < needed:
         stream = torch.nn.functional.pad(stream, (0, needed - stream.shape[1]))
     elif bool(stream[:, needed:].any()):
         raise MalformedPackError("bits behind the last code of a row are set")
     return unpack_codes(stream[:, :needed].contiguous(), bits, count)
+
+
+def centred_codes(words: torch.Tensor, bits: int, count: int, offset: int) -> torch.Tensor:
+    """As :func:`unpack_words`, less ``offset``, in float32: what most layouts go on with."""
+    if bits != 4:
+        return unpack_words(words, bits, count).to(torch.float32).sub_(float(offset))
+    stream = _as_bytes(words)
+    if (count % 2 and bool((stream[:, count // 2] >> 4).any())) or bool(stream[:, -(-count // 2) :].any()):
+        raise MalformedPackError("a padding code at the end of a row is not zero")
+    table = torch.arange(16, dtype=torch.float32, device=words.device).sub_(float(offset))
+    values = look_up_pairs(stream, table)
+    return values if count == values.shape[1] else values[:, :count].contiguous()
 
 
 def unpack_planes(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
