@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -76,12 +77,17 @@ class Ggml:
         Returns:
             float32 [rows, columns], the bytes it took, and the type that was really used.
         """
-        rows, columns = weight.shape
+        columns = weight.shape[1]
         if kind.endswith("_K") and columns % 256:
             kind = FALLBACK[kind]
         if columns % 32:  # no block fits: llama.cpp stores such a matrix in half precision
             return weight.half().float(), 2 * weight.numel(), "F16"
-        number = TYPES[kind]
+        stored = self.quantise(weight, TYPES[kind], importance)
+        return self.dequantise(stored, TYPES[kind], weight.shape), len(stored), kind
+
+    def quantise(self, weight: torch.Tensor, number: int, importance: torch.Tensor | None = None) -> bytes:
+        """A matrix's blocks of the ggml type ``number``, which must fit its columns."""
+        rows, columns = weight.shape
         self._library.ggml_quantize_init(number)
         source = weight.float().contiguous()
         size = int(self._library.ggml_row_size(number, columns)) * rows
@@ -98,10 +104,14 @@ class Ggml:
         )
         if made != size:
             raise RuntimeError(f"ggml wrote {made} bytes, expected {size}")
-        result = torch.empty_like(source)
+        return stored.raw[:size]
+
+    def dequantise(self, stored: bytes, number: int, shape: Sequence[int]) -> torch.Tensor:
+        """ggml's own float32 of some blocks."""
+        result = torch.empty(tuple(shape), dtype=torch.float32)
         traits = self._library.ggml_get_type_traits(number).contents
-        traits.to_float(stored, ctypes.c_void_p(result.data_ptr()), ctypes.c_int64(rows * columns))
-        return result, size, kind
+        traits.to_float(stored, ctypes.c_void_p(result.data_ptr()), ctypes.c_int64(result.numel()))
+        return result
 
 
 class _Traits(ctypes.Structure):

@@ -3,7 +3,8 @@
     python benchmarks/gpu_check.py --pack DIR --reference DIR --corpus FILE [--n 8] [--seq-len 256]
     python benchmarks/gpu_check.py --synthetic [--hidden 1024 --layers 4 --vocabulary 8192]
 
-Prints one JSON object. Every tensor of the pack is decoded on both devices and hashed; the decoders are timed;
+Prints one JSON object. Every tensor of the pack, and every vector of every other
+format, is decoded on both devices and hashed; the decoders are timed;
 the same windows are measured on both, in fp32 and bf16, and the GPU's run is repeated. ``--synthetic`` makes a
 random model, its pack and a text on the spot. ``--device cpu`` tries the script itself on a machine without a GPU.
 
@@ -50,6 +51,22 @@ def check_decoding(pack: TensorSource, device: str) -> dict[str, object]:
         "gigabytesPerSecondCpu": size / seconds_to_decode(pack, "cpu") / 1e9,
         "gigabytesPerSecondDevice": size / seconds_to_decode(pack, device) / 1e9,
     }
+
+
+def check_formats(device: str) -> dict[str, object]:
+    """Every vector of every format, by each of its profiles, on both devices; names what differs."""
+    folder = Path(__file__).resolve().parent.parent / "fixtures" / "vectors"
+    packs = [path.parent for path in folder.glob("*/*/expect.json")] + list(folder.glob("*/*.gguf"))
+    drifted, compared = [], 0
+    for path in sorted(packs):
+        with open_source(path) as source:
+            profiles = source.profiles or (source.arithmetic_profile,)
+        for profile in profiles:
+            with open_source(path, profile=profile) as source:
+                found = reconstruct_state(source, device=device).drift_from(reconstruct_state(source))
+            compared += 1
+            drifted += [f"{path.parent.name}/{path.name} {profile}: {line}" for line in found]
+    return {"statesCompared": compared, "drifted": drifted}
 
 
 def seconds_to_decode(pack: TensorSource, device: str) -> float:
@@ -256,15 +273,15 @@ def main() -> int:
             paths = make_synthetic(root, hidden=given.hidden, layers=given.layers, vocabulary=given.vocabulary)
         with open_source(paths[0]) as pack, open_source(paths[1]) as reference:
             decoding = check_decoding(pack, given.device)
+            formats = check_formats(given.device)
             measuring = [
                 check_measuring(pack, reference, paths[2], given.device, dtype, given.n, given.seq_len)
                 for dtype in ("fp32", "bf16")
             ]
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    agree = not decoding["drifted"] and all(
-        run["withinTolerance"] and run["deviceRepeatsToTheBit"] for run in measuring
-    )
+    agree = not decoding["drifted"] and not formats["drifted"]
+    agree = agree and all(run["withinTolerance"] and run["deviceRepeatsToTheBit"] for run in measuring)
     document = {
         "agree": agree,
         "device": device_class(given.device),
@@ -273,6 +290,7 @@ def main() -> int:
         "synthetic": given.synthetic,
         "fp32Tolerance": FP32_TOLERANCE,
         "decoding": decoding,
+        "formats": formats,
         "measuring": measuring,
     }
     print(json.dumps(document, indent=1))

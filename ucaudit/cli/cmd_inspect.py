@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options, printable, table
+from ucaudit.cli.common import Output, arithmetic_option, output_options, printable, table
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, DigestMismatchError
 
 if TYPE_CHECKING:
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 @click.argument("pack", type=click.Path(path_type=Path))
 @click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor.")
 @click.option("--no-hash", is_flag=True, help="Do not hash the files.")
+@click.option(
+    "--registry", type=click.Path(path_type=Path), help="For a vendor's pack: a copy of its published claims."
+)
+@arithmetic_option
 @output_options
-def inspect(pack: Path, list_tensors: bool, no_hash: bool, out: Output) -> int:
+def inspect(
+    pack: Path, list_tensors: bool, no_hash: bool, registry: Path | None, arithmetic: str | None, out: Output
+) -> int:
     """Say what a PACK is and what it claims.
 
     PACK is a directory or a .gguf file. Files are hashed and compared with the
@@ -30,9 +36,16 @@ def inspect(pack: Path, list_tensors: bool, no_hash: bool, out: Output) -> int:
     its manifest.
     """
     from ucaudit.packs.codecs import open_source
+    from ucaudit.packs.detect import VENDOR, detect_format
     from ucaudit.packs.inspection import inspect_source
+    from ucaudit.packs.opened import open_pack
 
-    with open_source(pack) as source:
+    opened = open_pack(pack)
+    if detect_format(opened).name == VENDOR:
+        from ucaudit.cli.vendor_pack import inspect_vendor
+
+        return inspect_vendor(opened, registry, out)
+    with open_source(opened, profile=arithmetic) as source:
         found = inspect_source(source, hash_files=not no_hash, progress=out.progress)
         code = EXIT_FAIL if found.contradictions else EXIT_PASS
         out.result(_document(source, found), _text(source, found, list_tensors), code=code)
@@ -55,6 +68,7 @@ def _document(source: TensorSource, found: Inspection) -> dict[str, Any]:
         "codec": source.codec,
         "codecVersion": source.codec_version,
         "arithmeticProfile": source.arithmetic_profile,
+        "arithmeticProfiles": list(source.profiles or (source.arithmetic_profile,)),
         "packDigest": found.files.digest if found.files else None,
         "files": len(source.pack.files),
         "bytes": source.pack.total_bytes,
@@ -82,7 +96,7 @@ def _text(source: TensorSource, found: Inspection, list_tensors: bool) -> str:
     rows = [
         ("pack", source.pack.name),
         ("codec", f"{source.codec} {source.codec_version}"),
-        ("profile", source.arithmetic_profile),
+        ("profile", _profiles(source)),
         ("files", f"{len(source.pack.files)}, {source.pack.total_bytes:,} bytes"),
         (
             "tensors",
@@ -105,3 +119,8 @@ def _text(source: TensorSource, found: Inspection, list_tensors: bool) -> str:
         shapes = [(spec.dtype, "x".join(map(str, spec.shape)) or "scalar", spec.name) for spec in source.specs]
         lines.append(table(shapes, header=("dtype", "shape", "tensor")))
     return "\n\n".join(lines)
+
+
+def _profiles(source: TensorSource) -> str:
+    others = [name for name in source.profiles if name != source.arithmetic_profile]
+    return source.arithmetic_profile + (f" (also: {', '.join(others)})" if others else "")

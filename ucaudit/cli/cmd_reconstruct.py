@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute
+from ucaudit.cli.common import Output, arithmetic_option, compute_options, output_options, prepare_compute
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, StateDriftError
 
 if TYPE_CHECKING:
@@ -22,10 +22,17 @@ _NAMED = 20
     "--out", "target", type=click.Path(path_type=Path), help="Write a checkpoint into this new directory."
 )
 @click.option("--expect", help="A STATE file, a state digest, or a directory that holds a STATE file.")
+@arithmetic_option
 @compute_options
 @output_options
 def reconstruct(
-    pack: Path, target: Path | None, expect: str | None, device: str, threads: int | None, out: Output
+    pack: Path,
+    target: Path | None,
+    expect: str | None,
+    arithmetic: str | None,
+    device: str,
+    threads: int | None,
+    out: Output,
 ) -> int:
     """Turn a PACK back into tensors and hash them.
 
@@ -39,7 +46,7 @@ def reconstruct(
 
     if target is not None:
         require_outside(target, pack)
-    with open_source(pack) as source:
+    with open_source(pack, profile=arithmetic) as source:
         expected = read_expected(expect, source)
         chosen = prepare_compute(device, threads)
         from ucaudit.packs.checkpoint import write_checkpoint

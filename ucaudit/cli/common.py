@@ -164,6 +164,13 @@ def compute_options(function: F) -> F:
     )(function)
 
 
+def arithmetic_option(function: F) -> F:
+    """Add ``--arithmetic``; the command receives ``arithmetic: str | None``."""
+    return click.option(
+        "--arithmetic", metavar="PROFILE", help="Decode by this arithmetic profile, not by the codec's default."
+    )(function)
+
+
 def overlap_options(function: F) -> F:
     """Add ``--calibration`` and ``--allow-overlap``; the command receives ``calibration`` and ``allow_overlap``."""
     function = click.option(

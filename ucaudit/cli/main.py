@@ -21,7 +21,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "trust": ("ucaudit.cli.cmd_trust:trust", "Edit and list the keys you trust."),
     "policy": ("ucaudit.cli.cmd_policy:policy", "Write a commented policy, or explain one."),
     "pack": ("ucaudit.cli.cmd_pack:pack", "Compress a bf16 checkpoint to an open 5-bit pack."),
+    "pull": ("ucaudit.cli.cmd_pull:pull", "Fetch a pack or model from the Hugging Face hub, pinned."),
     "inspect": ("ucaudit.cli.cmd_inspect:inspect", "Say what a pack is and what it claims."),
+    "diff": ("ucaudit.cli.cmd_diff:diff", "Say which tensors of two packs differ, and by how much."),
     "reconstruct": ("ucaudit.cli.cmd_reconstruct:reconstruct", "Turn a pack back into tensors and hash them."),
     "plan": ("ucaudit.cli.cmd_plan:plan", "Pre-register a measurement in the ledger."),
     "measure": ("ucaudit.cli.cmd_measure:measure", "Measure a pack's perplexity against its reference."),
@@ -36,6 +38,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "report": ("ucaudit.cli.cmd_report:report", "Render the evidence report as PDF or HTML, or for programs."),
     "gate": ("ucaudit.cli.cmd_gate:gate", "Refuse an unsigned, drifted or out-of-bound pack in CI."),
     "matrix": ("ucaudit.cli.cmd_matrix:matrix", "Make a public benchmark page from signed evidence."),
+    "import-receipt": (
+        "ucaudit.cli.cmd_import_receipt:import_receipt",
+        "Recompute a vendor's audit receipt from its pack.",
+    ),
     "ledger": ("ucaudit.cli.cmd_ledger:ledger", "The append-only evidence ledger."),
     "schema": ("ucaudit.cli.cmd_schema:schema", "Print the JSON Schemas of signed records and files."),
     "doctor": ("ucaudit.cli.cmd_doctor:doctor", "Say what this machine can do and what is missing."),
@@ -86,7 +92,7 @@ def cli() -> None:
 
     Reconstruct a pack to the same bits everywhere, hash it, re-measure its
     perplexity, sign the outcome whether good or bad, and render it as evidence.
-    Nothing here touches the network.
+    Nothing but pull touches the network.
     """
 
 

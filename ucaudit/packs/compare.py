@@ -125,9 +125,16 @@ def _check_content(
         result.remark("pack-format", "not-checked", _FORMAT, f"the pack cannot be opened here: {error}")
         return
     with source:
+        _use_recorded_profile(source, record)
         _check_format(source, record, result)
         _check_manifest(source, files, record, result)
         _check_published(source, bundle, record, result)
+
+
+def _use_recorded_profile(source: TensorSource, record: Attestation) -> None:
+    """Decode as the record says it was decoded; a profile that the codec lacks is found to differ."""
+    if record.pack.arithmetic_profile in source.profiles:
+        source.use_profile(record.pack.arithmetic_profile)
 
 
 def _check_format(source: TensorSource, record: Attestation, result: Verification) -> None:
@@ -224,6 +231,7 @@ def check_state(
     expected = bundle.state()
     try:
         with open_source(pack) as source:
+            _use_recorded_profile(source, bundle.record)
             found = reconstruct_state(source, device=device, progress=progress, threads=threads)
             drift = found.drift_from(expected)
             if drift and good is not None:

@@ -72,9 +72,9 @@ def reconstruct_state(
             )
         return StateEntry(spec.name, spec.dtype, spec.shape, hasher.hexdigest())
 
-    workers = _workers(device, threads)
+    workers = workers_for(device, threads)
     progress.start(sum(spec.nbytes for spec in specs), "bytes", f"reconstructing {source.pack.name}")
-    entries = list(_each_tensor(specs, decode, workers, progress))
+    entries = list(each_tensor(specs, decode, workers, progress))
     progress.finish()
     return StateManifest.build(entries)
 
@@ -98,15 +98,15 @@ def load_tensors(
     def decode(spec: TensorSpec, _: Callable[[int], None]) -> torch.Tensor:
         return assemble(spec, source.stream(spec.name, device=device), device)
 
-    return dict(zip(names, _each_tensor(specs, decode, _workers(device, threads), SILENT), strict=True))
+    return dict(zip(names, each_tensor(specs, decode, workers_for(device, threads), SILENT), strict=True))
 
 
-def _workers(device: str, threads: int | None) -> int:
+def workers_for(device: str, threads: int | None) -> int:
     """A GPU is fed by one thread."""
     return 1 if device != "cpu" else max(1, threads if threads is not None else torch.get_num_threads())
 
 
-def _each_tensor(
+def each_tensor(
     specs: Sequence[TensorSpec],
     work: Callable[[TensorSpec, Callable[[int], None]], T],
     workers: int,
@@ -211,7 +211,7 @@ def relative_errors(
         return difference, norm
 
     progress.start(sum(spec.nbytes for spec in specs), "bytes", "comparing with the reference")
-    sums = list(_each_tensor(specs, compare, _workers(device, threads), progress))
+    sums = list(each_tensor(specs, compare, workers_for(device, threads), progress))
     progress.finish()
     return {spec.name: pair for spec, pair in zip(specs, sums, strict=True)}
 

@@ -9,6 +9,7 @@ from ucaudit.packs.codecs import available, codec_factory, open_source
 from ucaudit.packs.detect import detect_format
 from ucaudit.packs.opened import open_pack
 
+EMPTY = (2).to_bytes(8, "little") + b"{}"
 LLAMA = json.dumps({"model_type": "llama"}).encode()
 
 
@@ -22,7 +23,7 @@ def test_each_format(tmp_path):
     for index, (name, files) in enumerate(
         [
             ("ucq", {"manifestDOTjson": b'{"format":"ucq"}', "otherDOTsafetensors": b"", "configDOTjson": LLAMA}),
-            ("safetensors", {"modelDOTsafetensors": b"", "configDOTjson": LLAMA}),
+            ("safetensors", {"modelDOTsafetensors": EMPTY, "configDOTjson": LLAMA}),
             ("gguf", {"xDOTgguf": b"GGUFxxxx", "READMEDOTmd": b"hi"}),
         ]
     ):
@@ -51,8 +52,8 @@ def test_a_vendor_pack_is_recognised_and_its_codec_unavailable(tmp_path, files):
 @pytest.mark.parametrize(
     ("section", "name", "word"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "gptq", "gptq"),
-        ({"quant_method": "bitsandbytes"}, "bitsandbytes", "bitsandbytes"),
+        ({"quant_method": "hqq", "bits": 4}, "hqq", "hqq"),
+        ({"quant_method": "exl3"}, "exl3", "exl3"),
         ({"quant_method": "brand-new"}, "unknown-quantisation", "brand-new"),
         ({"quant_method": "gguf"}, "unknown-quantisation", "gguf"),
         ({"quant_method": "os:system"}, "unknown-quantisation", "unknown"),
@@ -92,10 +93,13 @@ def test_nothing_known_or_several(tmp_path, files, error, message):
         detect(tmp_path, **files)
 
 
-def test_a_split_gguf_is_not_read(tmp_path):
-    (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CodecUnavailableError, match="split"):
+@pytest.mark.parametrize("names", [["m-00001-of-00002"], ["m-00001-of-00001", "n"], ["m-00002-of-00002"]])
+def test_a_split_gguf_needs_all_its_files_and_no_other(tmp_path, names):
+    for name in names:
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"split over \d gguf files") as caught:
         open_source(tmp_path)
+    assert "all of its files" in caught.value.hint
 
 
 def test_the_registry_suggests_and_refuses():

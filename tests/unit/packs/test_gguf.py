@@ -13,7 +13,7 @@ from ucaudit.core.errors import CodecUnavailableError, MalformedPackError, Ucaud
 from ucaudit.packs.checkpoint import write_checkpoint
 from ucaudit.packs.codecs import open_source
 from ucaudit.packs.codecs.gguf_header import BLOCK_FORMS, read_gguf_header
-from ucaudit.packs.codecs.gguf_llama import shortest_float32
+from ucaudit.packs.codecs.gguf_model import shortest_float32
 from ucaudit.packs.state import reconstruct_state
 
 
@@ -82,14 +82,13 @@ def test_a_head_of_its_own_and_a_directory(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"architecture": "mamba"}, "architecture 'mamba'"),
-        ({"expert_count": 8}, "mixture-of-experts"),
+        ({"expert_shared_count": 8}, "shared experts"),
         ({"rope.scaling.type": "yarn"}, "scaled rotary"),
         ({"rope.dimension_count": 8}, "partial rotary"),
         ({"attention.value_length": 8}, "keys and values"),
-        ({"tensors": {"blk.0.attn_q.bias": np.zeros(64, dtype=np.float32)}}, "not mapped"),
+        ({"tensors": {"blk.0.attn_x.bias": np.zeros(64, dtype=np.float32)}}, "not mapped"),
         ({"tensors": {"blk.2.attn_q.weight": np.zeros((64, 64), dtype=np.float32)}}, "not mapped"),
-        ({"tensors": {"rope_freqs.weight": np.zeros(8, dtype=np.float32)}}, "scaled rotary"),
+        ({"tensors": {"blk.0.ffn_up_exps.weight": np.zeros((2, 8, 8), dtype=np.float32)}}, "not mapped"),
         ({"tensors": {"x": np.zeros(8, dtype=np.float64)}}, "ggml type 28"),
     ],
 )

@@ -8,6 +8,7 @@ import ucq_oracle as oracle
 
 from ucaudit.core.errors import DeviceUnavailableError, MalformedPackError
 from ucaudit.packs.codecs import ucq_math
+from ucaudit.packs.codecs.rounding import round_to_bf16
 
 CPU = torch.device("cpu")
 
@@ -61,7 +62,7 @@ def test_rounding_to_bf16_on_every_kind_of_pattern():
     ]
     words += [word | 0x80000000 for word in words]
     values = torch.tensor([word - (1 << 32 if word >= 1 << 31 else 0) for word in words], dtype=torch.int32)
-    found = ucq_math.round_to_bf16(values.view(torch.float32)).view(torch.int16)
+    found = round_to_bf16(values.view(torch.float32)).view(torch.int16)
     for word, pattern in zip(words, found.tolist(), strict=True):
         exact = Fraction(float(torch.tensor([word & 0x7FFFFFFF], dtype=torch.int32).view(torch.float32)))
         assert pattern & 0xFFFF == oracle.bf16_pattern(oracle.rounded(exact, 8), False) | (word >> 31 << 15)
@@ -72,7 +73,7 @@ def test_rounding_to_bf16_on_every_kind_of_pattern():
 def test_what_has_no_finite_bf16_is_refused(word, sign):
     values = torch.tensor([0, word + sign], dtype=torch.int32).view(torch.float32)
     with pytest.raises(MalformedPackError, match="too large"):
-        ucq_math.round_to_bf16(values)
+        round_to_bf16(values)
 
 
 def test_zeros_of_the_integer_product_have_no_sign():

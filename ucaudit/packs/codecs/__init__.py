@@ -32,7 +32,14 @@ __all__ = [
 
 ENTRY_POINT_GROUP: Final = "ucaudit.codecs"
 _BUILT_IN: Final[dict[str, str]] = {
+    "awq": "ucaudit.packs.codecs.awq:open_awq",
+    "bitsandbytes": "ucaudit.packs.codecs.bitsandbytes:open_bitsandbytes",
+    "compressed-tensors": "ucaudit.packs.codecs.compressed_tensors:open_compressed_tensors",
+    "fp8": "ucaudit.packs.codecs.floats:open_fp8",
     "gguf": "ucaudit.packs.codecs.gguf:open_gguf",
+    "gptq": "ucaudit.packs.codecs.gptq:open_gptq",
+    "mxfp4": "ucaudit.packs.codecs.floats:open_mxfp4",
+    "nvfp4": "ucaudit.packs.codecs.floats:open_nvfp4",
     "safetensors": "ucaudit.packs.codecs.identity:open_identity",
     "ucq": "ucaudit.packs.codecs.ucq:open_ucq",
 }
@@ -72,15 +79,16 @@ def codec_factory(name: str) -> Factory:
     )
 
 
-def open_source(pack: Path | OpenedPack) -> TensorSource:
+def open_source(pack: Path | OpenedPack, *, profile: str | None = None) -> TensorSource:
     """Open a pack with the codec its content calls for.
 
     Args:
         pack: a directory or a ``.gguf`` file, or one already opened (which the source then owns).
+        profile: one of the codec's arithmetic profiles; its default one if None.
 
     Raises:
         NotFoundError, UnsafePathError, UnsafeFileError: as :func:`ucaudit.packs.opened.open_pack`.
-        InputError: no known format, or several at once.
+        InputError: no known format, or several at once; no such arithmetic profile.
         MalformedPackError: the files contradict their format.
         CodecUnavailableError: a known format that nothing installed reconstructs.
     """
@@ -89,9 +97,15 @@ def open_source(pack: Path | OpenedPack) -> TensorSource:
         detected = detect_format(opened)
         if detected.unavailable is not None and detected.name not in available():
             raise CodecUnavailableError(
-                detected.unavailable, subject=opened.name, hint=f"installed codecs: {', '.join(available())}"
+                detected.unavailable,
+                subject=opened.name,
+                hint=f"a plug-in may provide it: a package with an entry point {detected.name!r} in the group "
+                f"{ENTRY_POINT_GROUP} (docs/formats.md); installed here: {', '.join(available())}",
             )
-        return codec_factory(detected.name)(opened)
+        source = codec_factory(detected.name)(opened)
+        if profile is not None:
+            source.use_profile(profile)
+        return source
     except BaseException:
         opened.close()
         raise

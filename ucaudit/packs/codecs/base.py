@@ -76,7 +76,7 @@ class TensorSource(ABC):
     Attributes:
         codec: the codec's name in the registry.
         codec_version: grows when the same files decode to other bits.
-        arithmetic_profile: the profile's name and version.
+        arithmetic_profile: the name and version of the profile in use.
         pack: the opened files.
         specs: the reconstructed tensors, names sorted bytewise.
         ties: pairs (alias, stored name): the alias is the stored tensor and is not listed in ``specs``.
@@ -84,7 +84,10 @@ class TensorSource(ABC):
 
     codec: ClassVar[str]
     codec_version: ClassVar[int]
-    arithmetic_profile: ClassVar[str]
+    arithmetic_profile: str
+
+    profiles: ClassVar[tuple[str, ...]] = ()
+    """Every arithmetic profile the codec offers, the default one first; empty for a codec with only one."""
 
     has_manifest: ClassVar[bool] = False
     """Whether the format has a manifest of its own that claims files (see :meth:`contradicted_claims`)."""
@@ -126,6 +129,26 @@ class TensorSource(ABC):
     @abstractmethod
     def bits_per_weight(self) -> BitsPerWeight:
         """Bits per weight as the files on disk have it."""
+
+    def use_profile(self, name: str) -> None:
+        """Decode by another of the codec's arithmetic profiles; call it before anything else is asked for.
+
+        Raises:
+            InputError: the codec has no such profile.
+        """
+        known = self.profiles or (self.arithmetic_profile,)
+        if name not in known:
+            raise InputError(
+                f"codec {self.codec} has no arithmetic profile {name[:80]!r}",
+                subject=self.pack.name,
+                hint=f"it has: {', '.join(known)}",
+            )
+        if name != self.arithmetic_profile:
+            self._apply_profile(name)
+
+    def _apply_profile(self, name: str) -> None:
+        """Switch to ``name``, one of :attr:`profiles`; codecs that offer several implement it."""
+        raise NotImplementedError
 
     def provenance(self) -> Provenance:
         """What the pack says about its making."""

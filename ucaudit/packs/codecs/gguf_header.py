@@ -41,6 +41,7 @@ BLOCK_FORMS: Final[dict[int, tuple[str, int, int]]] = {
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
 }
 """ggml type number → name, elements a block, bytes a block."""
 
@@ -155,8 +156,13 @@ class _Cursor:
             raise self.fail("a text that is not utf-8") from error
 
 
-def read_gguf_header(handle: BinaryIO, *, subject: str) -> GgufHeader:
+def read_gguf_header(handle: BinaryIO, *, subject: str, allow_none: bool = False) -> GgufHeader:
     """Read and check the header of an open file.
+
+    Args:
+        handle: open for binary reading.
+        subject: the file name for error messages.
+        allow_none: whether a file without any tensor will do.
 
     Raises:
         MalformedPackError: anything but one well-formed little-endian GGUF container.
@@ -172,7 +178,7 @@ def read_gguf_header(handle: BinaryIO, *, subject: str) -> GgufHeader:
             subject=subject,
         )
     tensor_count, pair_count = cursor.number("Q"), cursor.number("Q")
-    if not 1 <= tensor_count <= MAX_TENSORS:
+    if not (0 if allow_none else 1) <= tensor_count <= MAX_TENSORS:
         raise cursor.fail(f"{tensor_count} tensors, 1 to {MAX_TENSORS} are allowed")
     if pair_count > MAX_PAIRS:
         raise cursor.fail(f"{pair_count} metadata entries, at most {MAX_PAIRS} are allowed")
@@ -262,6 +268,6 @@ def _place(
             raise cursor.fail(f"truncated: tensor {name!r} ends at byte {end}, the file at {cursor.size}")
         result[name] = GgufTensor(name, type_name, number, elements, size, shape, begin, end)
         position = -(-end // alignment) * alignment
-    if cursor.size > position:
+    if cursor.size > position and (raw or cursor.size - position >= alignment):
         raise cursor.fail(f"{cursor.size - position} bytes follow the last tensor")
     return result

@@ -21,11 +21,11 @@ from ucaudit.packs.codecs.base import (
     TensorSpec,
     sort_specs,
 )
-from ucaudit.packs.detect import CONFIG_NAME
+from ucaudit.packs.detect import CONFIG_NAME, INDEX_NAME, SINGLE_NAME
 from ucaudit.packs.opened import OpenedPack
 
-SINGLE_FILE: Final = "model.safetensors"
-INDEX_FILE: Final = "model.safetensors.index.json"
+SINGLE_FILE: Final = SINGLE_NAME
+INDEX_FILE: Final = INDEX_NAME
 
 
 class IdentitySource(TensorSource):
@@ -53,7 +53,7 @@ class IdentitySource(TensorSource):
         weight_map = _weight_map(self.pack)
         places: dict[str, tuple[str, TensorInfo]] = {}
         total = 0
-        for name in sorted(set(weight_map.values())) if weight_map is not None else [SINGLE_FILE]:
+        for name in sorted(set(weight_map.values())) if weight_map is not None else [single_file(self.pack)]:
             subject = f"{self.pack.name}/{name}"
             handle = self.pack.open(name)
             self._handles[name] = handle
@@ -71,7 +71,9 @@ class IdentitySource(TensorSource):
                 )
         return places, total
 
-    def stream(self, name: str, *, device: str = "cpu", chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    def stream(
+        self, name: str, *, device: str = "cpu", chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[bytes | memoryview]:
         """The stored bytes; ``device`` plays no part."""
         file, info = self._places[self.spec(name).name]
         yield from tensorfile.read_chunks(
@@ -130,11 +132,24 @@ def _read_object(pack: OpenedPack, path: str) -> dict[str, Any]:
     return value
 
 
+def single_file(pack: OpenedPack) -> str:
+    """The tensors' file where there is no index: ``model.safetensors``, or the only one (older GPTQ packs).
+
+    Raises:
+        MalformedPackError: there is none, or there are several.
+    """
+    if pack.has(SINGLE_FILE):
+        return SINGLE_FILE
+    names = [file.path for file in pack.files if file.path.endswith(".safetensors") and "/" not in file.path]
+    if len(names) != 1 or names[0].startswith("model-") or "-of-" in names[0]:  # a shard is not a checkpoint
+        raise MalformedPackError(f"neither {SINGLE_FILE} nor {INDEX_FILE}", subject=pack.name)
+    return names[0]
+
+
 def _weight_map(pack: OpenedPack) -> dict[str, str] | None:
     """The index of a sharded checkpoint, its file names checked against the pack; None for a single file."""
     if not pack.has(INDEX_FILE):
-        if not pack.has(SINGLE_FILE):
-            raise MalformedPackError(f"neither {SINGLE_FILE} nor {INDEX_FILE}", subject=pack.name)
+        single_file(pack)
         return None
     subject = f"{pack.name}/{INDEX_FILE}"
     if pack.has(SINGLE_FILE):

@@ -20,6 +20,7 @@ from ucaudit.core.files import write_bytes
 from ucaudit.core.records import BitsPerWeight, Calibration, Record, Tool
 from ucaudit.core.records.base import Count, Sha256
 from ucaudit.packs.codecs import ucq_math
+from ucaudit.packs.codecs.rounding import round_to_bf16
 from ucaudit.packs.codecs.tensors import raw_bytes
 from ucaudit.packs.detect import MANIFEST_NAME
 from ucaudit.packs.manifest import (
@@ -190,7 +191,7 @@ class EncodedTensor:
             if self.overlay is not None:
                 values = ucq_math.add_overlay(values, self.overlay.factors(begin, end))
             try:
-                result[begin:end] = ucq_math.round_to_bf16(values)
+                result[begin:end] = round_to_bf16(values)
             except MalformedPackError as error:
                 raise ModelError(error.message, subject=self.name) from error
         return result

@@ -20,10 +20,9 @@ from typing import Final
 import torch
 
 from ucaudit.core.errors import DeviceUnavailableError, MalformedPackError
+from ucaudit.packs.codecs.rounding import round_to_bf16
 from ucaudit.packs.codecs.tensors import integer_matmul
 
-# Magnitudes from here on round to infinity: halfway between the largest bfloat16 and the next power of two.
-_ROUNDS_TO_INFINITY: Final = 0x7F7F8000
 _PROBE_ELEMENTS: Final = 1 << 18
 
 
@@ -133,21 +132,6 @@ def _add_correction(
     correction.mul_(rows)
     correction.mul_(cols)
     return values.add_(correction)
-
-
-def round_to_bf16(values: torch.Tensor) -> torch.Tensor:
-    """Round float32 to bfloat16, to nearest even, subnormal numbers kept.
-
-    On the bit pattern, because some conversion instructions flush subnormal numbers to zero.
-
-    Raises:
-        MalformedPackError: a value that is not finite, or would round to infinity.
-    """
-    bits = values.view(torch.int32)
-    if bits.numel() and int(bits.bitwise_and(0x7FFFFFFF).amax()) >= _ROUNDS_TO_INFINITY:
-        raise MalformedPackError("a weight is too large for bfloat16, or not finite")
-    rounded = torch.bitwise_right_shift(bits, 16).bitwise_and_(1).add_(bits).add_(0x7FFF).bitwise_right_shift_(16)
-    return rounded.to(torch.int16).view(torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
