@@ -80,7 +80,7 @@ def test_a_kill_anywhere_after_signing(request_, tmp_path, monkeypatch, desk, pl
         elif place == "closing":
             patch.setattr(publishing, "close_bundle", die)
         else:
-            patch.setattr(publishing, "_name", die)
+            patch.setattr(publishing, "give_name", die)
         with pytest.raises(Killed):
             attest(broken)
     assert not request_.out.exists()
