@@ -69,6 +69,7 @@ def test_the_plan_is_in_no_such_ledger(desk, tmp_path):
     refused(ran, 3, "has no entry for this plan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "word"),
     [

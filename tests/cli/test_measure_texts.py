@@ -76,6 +76,7 @@ def test_parquet_and_json_lines_with_the_same_rows_give_the_same_values(desk, ro
         assert list(a.rows(a.pack)[first]) == list(b.rows(b.pack)[second])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -39,6 +39,7 @@ def damaged(desk, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["absent", "empty", "truncated"])
 @pytest.mark.parametrize("command", ["inspect", "reconstruct", "measure", "attest", "verify", "gate", "plan"])
 def test_packs_that_are_none(desk, damaged, trust, name, command):
