@@ -115,9 +115,8 @@ def test_an_output_inside_the_pack(desk, tmp_path, pack_copy):
 
 def test_too_little_disk(desk, tmp_path, monkeypatch, capsys):
     from ucaudit.cli.main import main
-    from ucaudit.lab import preflight
 
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     words = ["attest", desk.pack, "--reference", desk.reference, "--policy", desk.root / "policy.toml"]
     words += ["--key", desk.key, "--out", tmp_path / "b", "--dry-run", "--json"]
     with pytest.raises(SystemExit) as stopped:

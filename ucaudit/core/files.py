@@ -169,6 +169,31 @@ def require_writable_directory(path: Path) -> None:
         raise output_error(Path(path), error) from error
 
 
+def require_space(path: Path, needed: int, *, hint: str) -> None:
+    """Refuse to begin what will not fit.
+
+    Args:
+        path: where it will be written; it need not exist yet.
+        needed: bytes, an estimate.
+        hint: what to do otherwise.
+
+    Raises:
+        OutputError: fewer bytes are free.
+    """
+    import shutil  # loads the compression modules, which most commands never need
+
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OutputError(
+            f"about {needed / 1e6:,.0f} MB will be written, {free / 1e6:,.0f} MB are free",
+            subject=str(path),
+            hint=hint,
+        )
+
+
 def require_unused(out: Path, *, hint: str) -> None:
     """Refuse an output directory that is a link, a file, or holds something. Raises RefusedError."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):

@@ -248,17 +248,18 @@ def determine(claims: Sequence[Claim], exceptions: Sequence[PolicyExceptionRecor
 def differences(signed: Results, again: Results) -> list[str]:
     """Figures that do not agree to :data:`DIGITS` significant digits: sentences, empty if all agree."""
     found: list[str] = []
-    _compare("results", signed.model_dump(), again.model_dump(), found)
+    compare_values("results", signed.model_dump(), again.model_dump(), found)
     return found
 
 
-def _compare(place: str, signed: object, again: object, found: list[str]) -> None:
+def compare_values(place: str, signed: object, again: object, found: list[str]) -> None:
+    """Add a sentence to ``found`` for every member of ``signed`` that ``again`` does not have to so many digits."""
     if isinstance(signed, dict) and isinstance(again, dict):
         for key in signed:
-            _compare(f"{place}.{key}", signed[key], again.get(key), found)
+            compare_values(f"{place}.{key}", signed[key], again.get(key), found)
     elif isinstance(signed, list | tuple) and isinstance(again, list | tuple) and len(signed) == len(again):
         for index, (one, two) in enumerate(zip(signed, again, strict=True)):
-            _compare(f"{place}.{index}", one, two, found)
+            compare_values(f"{place}.{index}", one, two, found)
     elif isinstance(signed, float) and isinstance(again, float):
         if f"{signed:.{DIGITS - 1}e}" != f"{again:.{DIGITS - 1}e}" and not math.isclose(
             signed, again, rel_tol=10.0**-DIGITS, abs_tol=1e-15

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ucaudit.core.errors import CorpusError, InputError, ModelError, OutputError
-from ucaudit.core.files import require_outside, require_unused, require_writable_directory
+from ucaudit.core.errors import CorpusError, InputError, ModelError
+from ucaudit.core.files import require_outside, require_space, require_unused, require_writable_directory
 from ucaudit.core.records import EncoderSettings
 from ucaudit.evidence.floors.protocol import BASELINE, LoadedProtocol
 from ucaudit.lab.compress import Settings
@@ -139,7 +137,11 @@ def floor_preflight(request: FloorRequest) -> FloorPreflight:
         seconds, disk = _costs(request, reference, plan)
     first = draw(plan.windows.available, protocol.n, protocol.seed, corpus.sha256)
     fresh = tuple(sorted(set(plan.windows.drawn) - set(first)))
-    _require_space(request.work, disk)
+    require_space(
+        request.work,
+        disk,
+        hint="--drop-packs keeps one pack at a time; --work names a directory on another disk",
+    )
     return FloorPreflight(
         plan, first, fresh, calibration, choose_execution(plan.memory, request.device), seconds, disk
     )
@@ -191,19 +193,6 @@ def _require_ledger(request: FloorRequest) -> None:
     ledger = Ledger.open(request.ledger)
     ledger.require_key(request.ledger_signer or request.signer)
     require_writable_directory(request.ledger)
-
-
-def _require_space(work: Path, needed: int) -> None:
-    place = work.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise OutputError(
-            f"about {needed / 1e6:,.0f} MB will be written, {free / 1e6:,.0f} MB are free",
-            subject=str(work),
-            hint="--drop-packs keeps one pack at a time; --work names a directory on another disk",
-        )
 
 
 def require_state(expected: str | None, found: str, *, subject: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ucaudit.core.errors import InputError, OutputError, RefusedError
-from ucaudit.core.files import require_outside, require_writable_directory
+from ucaudit.core.errors import InputError, RefusedError
+from ucaudit.core.files import require_outside, require_space, require_writable_directory
 from ucaudit.core.stats import RESAMPLES
 from ucaudit.core.stats.estimates import one_sided_alpha
 from ucaudit.lab.corpus import Corpus
@@ -100,7 +99,7 @@ def preflight(request: Request) -> Preflight:
         decoded = sum(spec.nbytes for opened in (source, reference) for spec in opened.specs)
         lines = len(source.specs) + len(source.pack.files) + len(reference.pack.files)
     disk = plan.scored_tokens * _BYTES_A_TOKEN + lines * _BYTES_A_NAME + _OTHER_BYTES
-    _require_space(request.out, disk)
+    require_space(request.out, disk, hint="choose an --out on another disk")
     return Preflight(corpus, plan, planned, choose_execution(plan.memory, request.device), decoded, disk)
 
 
@@ -110,16 +109,3 @@ def _require_ledger(request: Request, path: Path) -> None:
     ledger = Ledger.open(path)
     ledger.require_key(request.ledger_signer or request.signer)
     require_writable_directory(path)
-
-
-def _require_space(out: Path, needed: int) -> None:
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise OutputError(
-            f"about {needed / 1e6:,.0f} MB will be written, {free / 1e6:,.0f} MB are free",
-            subject=str(out),
-            hint="choose an --out on another disk",
-        )

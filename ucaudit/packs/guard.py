@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ucaudit.core.digest import FileManifest
 from ucaudit.core.errors import InconclusiveError, InputError, NotAdmittedError, NotFoundError, OutputError
-from ucaudit.core.files import output_error
+from ucaudit.core.files import output_error, require_space
 from ucaudit.evidence.checks import Check
 from ucaudit.evidence.policy import LoadedPolicy, load_policy
 from ucaudit.evidence.trust import load_trust
@@ -351,11 +351,7 @@ def _copied(pack: Path, excludes: tuple[str, ...], place: Path | None) -> Path:
     except OSError as error:
         raise output_error(place or Path(tempfile.gettempdir()), error) from error
     try:
-        free = shutil.disk_usage(target).free
-        if free < opened.total_bytes:
-            raise OutputError(
-                f"the copy needs {opened.total_bytes} bytes, {free} are free", subject=str(target), hint="copy_to="
-            )
+        require_space(target, opened.total_bytes, hint="copy_to= names a directory on another disk")
         # The pack keeps its name, one level below a directory that is nobody else's.
         copied = target if opened.single_file else target / opened.name
         for file in opened.files:

@@ -208,7 +208,7 @@ def test_too_few_open_files(place, monkeypatch):
 
 def test_no_room_for_a_copy(place, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(OutputError, match="0 are free"):
+    with pytest.raises(OutputError, match="0 MB are free"):
         guarded(place, copy_to=place)
     assert not list(place.glob("ucaudit-guard-*"))
     with pytest.raises(OutputError):

@@ -5,7 +5,6 @@ None of this needs a key, so a countersigner can ask it of a bundle before anybo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from ucaudit.core.windows import draw
 from ucaudit.evidence import bundle as names
 from ucaudit.evidence.bundle import OpenBundle, run_name
 from ucaudit.evidence.checks import Verification
-from ucaudit.evidence.claims import DIGITS, least_tolerance
+from ucaudit.evidence.claims import DIGITS, compare_values, least_tolerance
 from ucaudit.evidence.contents import check_forms
 from ucaudit.evidence.floors.derive import DETERMINATIONS, compare_published, derive, winners
 from ucaudit.evidence.floors.protocol import BASELINE
@@ -86,9 +85,9 @@ def rederive_floor(bundle: OpenBundle, record: Floor) -> Rederived:
 def floor_differences(record: Floor, again: Rederived) -> list[str]:
     """Figures and verdicts that do not follow from the values: sentences, empty if all agree."""
     found: list[str] = []
-    _compare("results", record.results.model_dump(), again.results.model_dump(), found)
+    compare_values("results", record.results.model_dump(), again.results.model_dump(), found)
     signed = None if record.published is None else record.published.model_dump()
-    _compare("published", signed, None if again.published is None else again.published.model_dump(), found)
+    compare_values("published", signed, None if again.published is None else again.published.model_dump(), found)
     expected = DETERMINATIONS[again.results.verdict]
     if record.determination != expected:
         found.append(f"determination: signed {record.determination}, re-derived {expected}")
@@ -226,18 +225,3 @@ def _disagreements(
     if measured.tolerance < least:
         wrong.append(f"a tolerance of {measured.tolerance:g}, {measured.dtype} calls for {least:.3g} at least")
     return wrong
-
-
-def _compare(place: str, signed: object, again: object, found: list[str]) -> None:
-    if isinstance(signed, dict) and isinstance(again, dict):
-        for key in signed:
-            _compare(f"{place}.{key}", signed[key], again.get(key), found)
-    elif isinstance(signed, list | tuple) and isinstance(again, list | tuple) and len(signed) == len(again):
-        for index, (one, two) in enumerate(zip(signed, again, strict=True)):
-            _compare(f"{place}.{index}", one, two, found)
-    elif isinstance(signed, float) and isinstance(again, float):
-        # A p-value of 1e-300 need not agree to its last digit with another machine's exp().
-        if not math.isclose(signed, again, rel_tol=10.0**-DIGITS, abs_tol=1e-15):
-            found.append(f"{place}: signed {signed!r}, re-derived {again!r}")
-    elif signed != again:
-        found.append(f"{place}: signed {signed!r}, re-derived {again!r}")
