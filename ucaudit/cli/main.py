@@ -13,6 +13,9 @@ from typing import Final, NoReturn
 
 import click
 
+# No installed pydantic plug-in may take part in validating evidence; looking for one costs time, too.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 from ucaudit import __version__
 from ucaudit.core.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, UcauditError
 
