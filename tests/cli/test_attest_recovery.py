@@ -19,6 +19,8 @@ from ucaudit.lab.attest import Request, attest
 
 from .conftest import ucaudit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def request_(desk, tmp_path):

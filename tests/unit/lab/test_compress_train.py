@@ -48,6 +48,7 @@ def lesson_of(layer, hidden, steps=20):
         return Lesson(hidden, layer(hidden), Call(), steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_trained_layer_is_nearer_to_the_original_on_sequences_it_never_saw(rank):
     generator = torch.Generator().manual_seed(3)
@@ -71,6 +72,7 @@ def test_a_trained_layer_is_nearer_to_the_original_on_sequences_it_never_saw(ran
     assert (after.overlay is None) == (rank == 0)
 
 
+@pytest.mark.slow
 def test_training_that_does_not_help_is_thrown_away():
     """The held-out sequences want the weight as it is, the others something else."""
     weight = torch.eye(32)

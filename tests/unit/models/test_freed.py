@@ -26,6 +26,7 @@ with open_source(Path(sys.argv[1])) as source:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")  # noqa: PTH110
 def test_memory_stays_as_layers_come_and_go(tmp_path):
     config = {
