@@ -92,14 +92,12 @@ def bound(
 
 def _floor_in(directory: Path) -> OpenBundle | None:
     """The bundle, if it holds a floor; its signature is not looked at."""
-    from ucaudit.core.records import Floor
     from ucaudit.evidence.bundle import ATTESTATION, open_bundle
-    from ucaudit.evidence.signing import read_statement
 
     if not (directory / ATTESTATION).exists():
         return None
     bundle = open_bundle(directory)
-    return bundle if isinstance(read_statement(bundle.attestation).predicate, Floor) else None
+    return bundle if bundle.is_floor else None
 
 
 def _bound_floor(bundle: OpenBundle, out: Output) -> int:

@@ -85,7 +85,7 @@ def report(
     from ucaudit.evidence.signing import read_statement
     from ucaudit.evidence.trust import load_trust
     from ucaudit.report import load_profile, render_bundle
-    from ucaudit.report.floors import is_floor, render_floor
+    from ucaudit.report.floors import render_floor
     from ucaudit.report.pdf import require_jinja, require_weasyprint
     from ucaudit.report.previous import previous_bundles
 
@@ -106,7 +106,7 @@ def report(
             assert document_kind is not None, "one of both"
             out.status(f"writing {document_kind}")
             data = _document(document_kind, opened, trust, chosen)
-        elif is_floor(opened):
+        elif opened.is_floor:
             assert profile is not None, "asked for above"
             if earlier or ledger_dir is not None:
                 raise click.UsageError(
@@ -143,9 +143,8 @@ def _document(kind: Document, bundle: OpenBundle, trust: Trust | None, profile: 
     from ucaudit.interop.cyclonedx import cyclonedx_json
     from ucaudit.interop.model_index import model_index_yaml
     from ucaudit.interop.oscal import oscal_json
-    from ucaudit.report.floors import is_floor
 
-    if is_floor(bundle):
+    if bundle.is_floor:
         raise InputError(
             f"holds a floor, which has no form as {kind}",
             subject=str(bundle.path),

@@ -31,6 +31,7 @@ from ucaudit.core.files import is_temporary, make_directory, read_limited, requi
 from ucaudit.core.records import (
     Attestation,
     BundleClosing,
+    Floor,
     Statement,
     Subject,
     Tool,
@@ -131,6 +132,11 @@ class OpenBundle:
                 f"holds a {statement.predicate_type}, not an attestation", subject=ATTESTATION
             )
         return statement
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether the record is a floor, which is about no one pack. Nothing is judged. Raises InputError."""
+        return isinstance(read_statement(self.attestation).predicate, Floor)
 
     @property
     def record(self) -> Attestation:

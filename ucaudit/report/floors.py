@@ -101,11 +101,6 @@ class FloorReport:
         return grouped(self.fingerprint)
 
 
-def is_floor(bundle: OpenBundle) -> bool:
-    """Whether a bundle's record is a floor. Raises InputError."""
-    return isinstance(read_statement(bundle.attestation).predicate, Floor)
-
-
 def floor_report(bundle: OpenBundle, profile: str, *, trust: Trust | None = None) -> FloorReport:
     """Check a floor's bundle and collect what its report prints.
 

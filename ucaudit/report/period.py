@@ -173,7 +173,7 @@ def render_period(view: PeriodView, *, paper: str = "a4", kind: Literal["pdf", "
 
 
 def _records(evidence: Path) -> dict[str, Attestation]:
-    """The records of a folder's bundles, by the digest of their envelopes."""
+    """The records of a folder's bundles about a pack, by the digest of their envelopes."""
     if not evidence.is_dir():
         raise NotFoundError("no such folder of bundles", subject=str(evidence))
     places: Iterable[Path] = [evidence] if holds_bundle(evidence) else sorted(evidence.iterdir())
@@ -181,7 +181,8 @@ def _records(evidence: Path) -> dict[str, Attestation]:
     for place in places:
         if place.is_dir() and holds_bundle(place):
             bundle = open_bundle(place)
-            found[bundle.attestation.digest] = bundle.record
+            if not bundle.is_floor:
+                found[bundle.attestation.digest] = bundle.record
     return found
 
 

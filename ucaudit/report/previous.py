@@ -18,8 +18,8 @@ def previous_bundles(paths: Iterable[Path], now: OpenBundle) -> Iterator[list[Op
 
     Args:
         paths: bundles (directories or ``.zip``), or folders of bundles. Of a folder those are taken that were made
-            before ``now`` and are about a pack of the same name or the same reference state; one that cannot be
-            read is an error, never left out in silence.
+            before ``now`` and are about a pack of the same name or the same reference state; floors are about
+            none, and a bundle that cannot be read is an error, never left out in silence.
         now: the bundle that is rendered; found in a folder, it is not its own predecessor.
 
     Raises:
@@ -41,7 +41,7 @@ def _in_folder(folder: Path, now: OpenBundle) -> list[OpenBundle]:
     places = [place for place in sorted(folder.iterdir()) if place.is_dir() and holds_bundle(place)]
     bundles = (open_bundle(place) for place in places if not place.name.startswith("."))
     chosen = [bundle for bundle in bundles if bundle.attestation.digest != now.attestation.digest]
-    chosen = [bundle for bundle in chosen if _precedes(bundle.record, record)]
+    chosen = [bundle for bundle in chosen if not bundle.is_floor and _precedes(bundle.record, record)]
     if not chosen:
         raise NotFoundError(
             "holds no earlier attestation of this pack or its reference",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bundles import Setting, make_bundle, make_setting, make_values
 from click.testing import CliRunner
+from floors import make_floor
 from people import Authority
 
 from ucaudit.cli.cmd_report import report
@@ -298,6 +299,7 @@ def test_errors_are_input_errors_where_nothing_can_be_said(copy: Path) -> None:
 
 def test_previous_and_ledger_of_the_command(setting: Setting, honest: Path, tmp_path: Path) -> None:
     later = make_bundle(setting, tmp_path / "evidence" / "later", values=make_values(drift=0.05))
+    make_floor(setting, tmp_path / "evidence" / "floor")
     shutil.copytree(honest, tmp_path / "evidence" / "earlier")
     for previous in (honest, tmp_path / "evidence"):
         out = tmp_path / f"{previous.name}.html"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bundles import Setting, make_bundle, make_setting, make_values
 from click.testing import CliRunner
+from floors import make_floor
 
 from ucaudit.cli.cmd_ledger import ledger as command
 from ucaudit.core.digest import sha256_hex
@@ -67,6 +68,17 @@ def test_every_entry_is_a_row_and_failures_have_their_own_table(made: Export, se
     text = render_period(view, kind="html").decode()
     assert "Ω &lt;owner&gt;" in text and "None: every plan has its result." in text
     assert all(row.envelope in text for row in view.rows)
+
+
+def test_a_floor_among_the_bundles_is_an_entry_and_no_record_of_a_pack(tmp_path: Path) -> None:
+    other = make_setting(tmp_path)
+    make_floor(other, tmp_path / "evidence" / "floor")
+    ledger = Ledger.open(other.ledger)
+    entries: list[bytes] = []
+    export = export_period(ledger, ledger.verify(sink=entries.extend), entries, None, None)
+    view = period_view(export, drawn=DRAWN, evidence=tmp_path / "evidence")
+    assert [row.kind for row in view.rows] == ["floorplan", "floor"]
+    assert view.excuses == ()
 
 
 def test_without_bundles_owners_are_not_assessed(made: Export) -> None:
