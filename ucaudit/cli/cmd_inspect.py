@@ -13,6 +13,8 @@ from ucaudit.cli.common import Output, arithmetic_option, output_options, printa
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, DigestMismatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ucaudit.packs.codecs import TensorSource
     from ucaudit.packs.inspection import Inspection
 
@@ -41,24 +43,28 @@ def inspect(
     from ucaudit.packs.opened import open_pack
 
     opened = open_pack(pack)
+    contradictions: Sequence[str]
     if detect_format(opened).name == VENDOR:
         from ucaudit.cli.vendor_pack import inspect_vendor
 
-        return inspect_vendor(opened, registry, out)
-    with open_source(opened, profile=arithmetic) as source:
-        found = inspect_source(source, hash_files=not no_hash, progress=out.progress)
-        code = EXIT_FAIL if found.contradictions else EXIT_PASS
-        out.result(_document(source, found), _text(source, found, list_tensors), code=code)
-    if found.contradictions:
-        more = len(found.contradictions) - 1
-        out.finding(
-            DigestMismatchError(
-                found.contradictions[0] + (f" (and {more} more)" if more else ""),
-                subject=pack.name,
-                hint="the pack was changed after it was made, or is damaged: compare it with where it came from",
-            )
+        contradictions = inspect_vendor(opened, registry, out)
+    else:
+        with open_source(opened, profile=arithmetic) as source:
+            found = inspect_source(source, hash_files=not no_hash, progress=out.progress)
+            contradictions = found.contradictions
+            code = EXIT_FAIL if contradictions else EXIT_PASS
+            out.result(_document(source, found), _text(source, found, list_tensors), code=code)
+    if not contradictions:
+        return EXIT_PASS
+    more = len(contradictions) - 1
+    out.finding(
+        DigestMismatchError(
+            contradictions[0] + (f" (and {more} more)" if more else ""),
+            subject=pack.name,
+            hint="the pack was changed after it was made, or is damaged: compare it with where it came from",
         )
-    return code
+    )
+    return EXIT_FAIL
 
 
 def _document(source: TensorSource, found: Inspection) -> dict[str, Any]:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ucaudit.cli.common import Output, printable, table
-from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, DigestMismatchError
+from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ucaudit.packs.opened import OpenedPack
 
 
-def inspect_vendor(pack: OpenedPack, registry: Path | None, out: Output) -> int:
-    """Print structure, digests, fingerprint and claims; returns the exit code."""
+def inspect_vendor(pack: OpenedPack, registry: Path | None, out: Output) -> Sequence[str]:
+    """Print structure, digests, fingerprint and claims; returns what contradicts the pack's own claims."""
     from ucaudit.packs.codecs import available
     from ucaudit.packs.detect import VENDOR
     from ucaudit.packs.vendor import names_of, read_vendor_pack, registry_claims
@@ -64,16 +66,7 @@ def inspect_vendor(pack: OpenedPack, registry: Path | None, out: Output) -> int:
         rows.insert(4, ("published", f"nothing about this pack in {registry.name}"))
     width = max(80, shutil.get_terminal_size((80, 24)).columns)
     out.result(document, table([(label, printable(value)) for label, value in rows], wrap=width), code=code)
-    if found.contradictions:
-        more = len(found.contradictions) - 1
-        out.finding(
-            DigestMismatchError(
-                found.contradictions[0] + (f" (and {more} more)" if more else ""),
-                subject=pack.name,
-                hint="the pack was changed after it was made, or is damaged: compare it with where it came from",
-            )
-        )
-    return code
+    return found.contradictions
 
 
 def _published(record: dict[str, Any]) -> str:

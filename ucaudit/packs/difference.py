@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,13 +15,11 @@ from ucaudit.packs.codecs.base import TensorSource, TensorSpec
 try:
     import torch
 
-    from ucaudit.packs.codecs.tensors import TORCH_DTYPES
-    from ucaudit.packs.state import each_tensor, workers_for
+    from ucaudit.packs.state import blocks, each_tensor, workers_for
 except ImportError as error:
     raise missing_extra("measure", error.name or "torch") from error
 
 Status = Literal["same", "changed", "added", "removed", "reshaped"]
-_BLOCK: Final = 1 << 20
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LAYER: Final = re.compile(r"^(.*?\b(?:layers|blk|h|blocks)\.\d+)\.")
 _FEW: Final = 8
@@ -122,7 +120,7 @@ def _compare(
 ) -> TensorDifference:
     changed = flipped = far = 0
     largest = square = norm = 0.0
-    for one, two in zip(_blocks(first, spec, device), _blocks(second, other, device), strict=True):
+    for one, two in zip(blocks(first, spec, device), blocks(second, other, device), strict=True):
         advance(one.numel() * one.element_size())
         if spec.dtype == other.dtype:
             width = _INTEGERS[one.element_size()]
@@ -159,20 +157,6 @@ def _compare(
 
 def _ones(values: torch.Tensor) -> int:
     return sum(value.bit_count() for value in values.view(torch.uint8).tolist()) if values.numel() < 1 << 16 else -1
-
-
-def _blocks(source: TensorSource, spec: TensorSpec, device: str) -> Iterator[torch.Tensor]:
-    """A tensor's elements in their own dtype, in blocks of fixed size, whatever the size of the chunks."""
-    dtype = TORCH_DTYPES[spec.dtype]
-    size = _BLOCK * dtype.itemsize
-    waiting = bytearray()
-    for chunk in source.stream(spec.name, device=device):
-        waiting += chunk
-        while len(waiting) >= size:
-            yield torch.frombuffer(waiting[:size], dtype=dtype)
-            del waiting[:size]
-    if waiting:
-        yield torch.frombuffer(waiting, dtype=dtype)
 
 
 def layer_of(name: str) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ucaudit.core.digest import StateEntry, StateManifest
 from ucaudit.core.errors import missing_extra
@@ -15,15 +13,10 @@ from ucaudit.packs.codecs import TensorSource, TensorSpec, open_source
 try:
     import torch
 
-    from ucaudit.packs.codecs.tensors import TORCH_DTYPES, one_thread
+    from ucaudit.packs.codecs.tensors import one_thread
+    from ucaudit.packs.state import blocks
 except ImportError as error:  # a light install may ask for `gate --full`
     raise missing_extra("measure", error.name or "torch") from error
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
-_BLOCK_BYTES = 8 << 20
-"""A multiple of every element size: a block holds whole elements."""
 
 
 def measure_drift(
@@ -67,7 +60,8 @@ def _distance(source: TensorSource, copy: TensorSource, spec: TensorSpec, wanted
     digest = hashlib.sha256()
     changed, largest, difference, norm = 0, 0.0, 0.0, 0.0
     with one_thread():
-        pairs = zip(_blocks(source, spec, device), _blocks(copy, spec, device, digest), strict=True)
+        good = blocks(copy, spec, device, told=digest.update)
+        pairs = zip(blocks(source, spec, device), good, strict=True)
         for mine, theirs in pairs:
             changed += int(
                 (mine.view(torch.uint8) != theirs.view(torch.uint8)).view(-1, mine.itemsize).any(1).sum()
@@ -83,19 +77,3 @@ def _distance(source: TensorSource, copy: TensorSource, spec: TensorSpec, wanted
     return (
         f"; {changed} of {spec.elements} elements differ, by {largest:.3g} at most, relative error {relative:.3g}"
     )
-
-
-def _blocks(
-    source: TensorSource, spec: TensorSpec, device: str, digest: _Hash | None = None
-) -> Iterator[torch.Tensor]:
-    """A tensor's elements in blocks of fixed size, whatever the chunks."""
-    waiting = bytearray()
-    for chunk in source.stream(spec.name, device=device):
-        if digest is not None:
-            digest.update(chunk)
-        waiting += chunk
-        while len(waiting) >= _BLOCK_BYTES:
-            yield torch.frombuffer(waiting[:_BLOCK_BYTES], dtype=TORCH_DTYPES[spec.dtype])
-            del waiting[:_BLOCK_BYTES]
-    if waiting:
-        yield torch.frombuffer(waiting, dtype=TORCH_DTYPES[spec.dtype])

@@ -202,8 +202,8 @@ def relative_errors(
 
     def compare(spec: TensorSpec, advance: Callable[[int], None]) -> tuple[float, float]:
         difference = norm = 0.0
-        pairs = zip(_blocks(source, spec, device), _blocks(reference, theirs[spec.name], device), strict=True)
-        for mine, wanted in pairs:
+        pairs = zip(blocks(source, spec, device), blocks(reference, theirs[spec.name], device), strict=True)
+        for mine, wanted in ((one.double(), other.double()) for one, other in pairs):
             norm += float(torch.dot(wanted, wanted))
             gap = mine - wanted
             difference += float(torch.dot(gap, gap))
@@ -216,15 +216,26 @@ def relative_errors(
     return {spec.name: pair for spec, pair in zip(specs, sums, strict=True)}
 
 
-def _blocks(source: TensorSource, spec: TensorSpec, device: str) -> Iterator[torch.Tensor]:
-    """A tensor's elements in float64, in blocks of fixed size, whatever the size of the chunks."""
+def blocks(
+    source: TensorSource,
+    spec: TensorSpec,
+    device: str,
+    *,
+    told: Callable[[bytes | memoryview], object] | None = None,
+) -> Iterator[torch.Tensor]:
+    """A tensor's elements in their own dtype, 2^20 at a time, whatever the size of the chunks.
+
+    ``told``: is given every chunk's bytes, in order, as they are read.
+    """
     dtype = TORCH_DTYPES[spec.dtype]
     block_bytes = _BLOCK_ELEMENTS * dtype.itemsize
     waiting = bytearray()
     for chunk in source.stream(spec.name, device=device):
+        if told is not None:
+            told(chunk)
         waiting += chunk
         while len(waiting) >= block_bytes:
-            yield torch.frombuffer(waiting[:block_bytes], dtype=dtype).double()
+            yield torch.frombuffer(waiting[:block_bytes], dtype=dtype)
             del waiting[:block_bytes]
     if waiting:
-        yield torch.frombuffer(waiting, dtype=dtype).double()
+        yield torch.frombuffer(waiting, dtype=dtype)
