@@ -11,7 +11,14 @@ from ucaudit.core.errors import InputError
 from ucaudit.core.records import Attestation, Interval, parse_time
 from ucaudit.core.stats import Sample, t_interval
 from ucaudit.core.tokenvalues import TokenValues
-from ucaudit.report.formatting import NOT_ASSESSED, confidence_text, estimate_text, grouped, interval_text
+from ucaudit.report.formatting import (
+    NOT_ASSESSED,
+    confidence_text,
+    determination_words,
+    estimate_text,
+    grouped,
+    interval_text,
+)
 from ucaudit.report.results import claim_row
 
 ABSENT: Final = "not in that record"
@@ -108,7 +115,8 @@ def compare(now: Attestation, values: TokenValues | None, previous: Previous) ->
     changed = [row.name.lower() for row in rows if row.changed]
     verdicts = [row.id for row in claims if row.verdict != row.verdict_before]
     parts = [
-        f"The determination was {_words(before)} on {before.created} and is {_words(now)}.",
+        f"The determination was {determination_words(before.determination)} on {before.created} "
+        f"and is {determination_words(now.determination)}.",
         f"Changed: {', '.join(changed)}."
         if changed
         else "Pack, reference, text, sample, policy and tool are the same.",
@@ -128,16 +136,12 @@ def version_rows(
             record.created,
             record.pack.name,
             grouped(record.pack.pack_digest),
-            _words(record),
+            determination_words(record.determination),
             grouped(digest),
             name or "key not checked",
         )
         for record, digest, name in every
     )
-
-
-def _words(record: Attestation) -> str:
-    return record.determination.replace("-", " ").upper()
 
 
 def _rows(before: Attestation, now: Attestation, previous: Previous) -> tuple[ChangeRow, ...]:

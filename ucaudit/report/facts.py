@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ucaudit.core.records import Attestation, Corpus, Measurement
+from ucaudit.core.records import Attestation, Corpus, Measurement, PlanReference
 from ucaudit.report.formatting import NOT_ASSESSED, bytes_text, exact, grouped, shortened, significant
 from ucaudit.report.profiles import Profile
 
@@ -174,9 +174,8 @@ def tool_facts(record: Attestation) -> tuple[Fact, ...]:
     )
 
 
-def plan_facts(record: Attestation) -> tuple[Fact, ...]:
+def plan_facts(plan: PlanReference | None) -> tuple[Fact, ...]:
     """The pre-registration, if there is one."""
-    plan = record.plan
     if plan is None:
         return (Fact("Pre-registration", "none: the measurement was not planned in a ledger beforehand"),)
     if plan.ledger_origin is None or plan.ledger_index is None:

@@ -25,7 +25,7 @@ from ucaudit.evidence.signing import read_statement
 from ucaudit.evidence.trust import Trust
 from ucaudit.evidence.verify import verify_bundle
 from ucaudit.report.charts import Figure
-from ucaudit.report.facts import Fact
+from ucaudit.report.facts import Fact, plan_facts
 from ucaudit.report.fonts import without_controls
 from ucaudit.report.forest import FloorRow, floor_section
 from ucaudit.report.formatting import NOT_ASSESSED, confidence_text, exact, grouped, significant
@@ -78,7 +78,6 @@ class FloorReport:
     metric: str
     margin: str
     fingerprint: str
-    key_note: str
     protocol: tuple[Fact, ...]
     identification: tuple[Fact, ...]
     arms: tuple[ArmRow, ...]
@@ -94,6 +93,11 @@ class FloorReport:
     signer: SignerView
     endorsements: tuple[EndorsementFacts, ...]
     separation: str
+
+    @property
+    def key_note(self) -> str:
+        """What every page says of the signature."""
+        return self.signer.note
 
     @property
     def fingerprint_groups(self) -> str:
@@ -143,7 +147,6 @@ def floor_report(bundle: OpenBundle, profile: str, *, trust: Trust | None = None
         metric=section.metric,
         margin=section.margin,
         fingerprint=bundle.attestation.digest,
-        key_note="signer's key checked" if principal is not None else "signer's key not checked",
         protocol=_protocol(record),
         identification=_identification(record),
         arms=_arms(record),
@@ -154,16 +157,7 @@ def floor_report(bundle: OpenBundle, profile: str, *, trust: Trust | None = None
         deciding=_deciding(record),
         published=_published(record),
         runs=tuple(_run(run) for run in record.runs),
-        plan=(
-            Fact("Plan", grouped(record.plan.envelope_digest), "digest"),
-            Fact(
-                "Place of the plan",
-                f"entry number {record.plan.ledger_index:,} (counted from 0) of {record.plan.ledger_origin}"
-                if record.plan.ledger_index is not None
-                else f"{NOT_ASSESSED}: the record names no ledger entry of the plan",
-            ),
-            Fact("Deviations from the plan", "; ".join(record.plan.deviations) or "none declared"),
-        ),
+        plan=plan_facts(record.plan),
         ledger=ledger_facts(place),
         signer=signer_view(
             record.created, key_id, principal, signer.roles if signer else (), str(seen) if seen else None

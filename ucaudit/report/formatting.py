@@ -12,6 +12,11 @@ MINUS: Final = "−"
 _MAX_DECIMALS: Final = 12
 
 
+def determination_words(determination: str) -> str:
+    """``PASS WITH EXCEPTIONS``."""
+    return determination.replace("-", " ").upper()
+
+
 def grouped(digest: str, size: int = 8) -> str:
     """A hex digest in groups of ``size`` characters, whole."""
     return " ".join(digest[start : start + size] for start in range(0, len(digest), size))

@@ -10,7 +10,7 @@ from typing import Final
 from ucaudit.core.errors import LedgerInconsistentError
 from ucaudit.evidence.ledger import Checkpoint, Ledger, population_of
 from ucaudit.evidence.ledger.population import PopulationRow
-from ucaudit.report.formatting import grouped
+from ucaudit.report.formatting import determination_words, grouped
 
 PLANS: Final = ("plan", "floorplan")
 MAX_EARLIER: Final = 200
@@ -121,5 +121,5 @@ def population_counts(rows: Sequence[PopulationRow]) -> tuple[tuple[str, int], .
 def _earlier(row: PopulationRow) -> EarlierEntry:
     entry = row.entry
     assert entry is not None
-    outcome = entry.determination.replace("-", " ").upper() if entry.determination else row.status
+    outcome = determination_words(entry.determination) if entry.determination else row.status
     return EarlierEntry(row.index, entry.recorded_at, entry.kind, outcome, grouped(entry.envelope_sha256))

@@ -20,11 +20,12 @@ from ucaudit.evidence.ledger import Export, to_csv
 from ucaudit.evidence.ledger.population import PopulationRow
 from ucaudit.report.facts import Fact
 from ucaudit.report.fonts import without_controls
-from ucaudit.report.formatting import NOT_ASSESSED, grouped, shortened
+from ucaudit.report.formatting import NOT_ASSESSED, determination_words, grouped, shortened
 from ucaudit.report.history import PLANS, population_counts
 from ucaudit.report.house import Look
 from ucaudit.report.pdf import Attached, require_jinja, require_weasyprint, write_pdf
 from ucaudit.report.render import common_variables, environment
+from ucaudit.report.view import ExceptionRow, exception_rows
 
 TITLE: Final = "Evidence ledger: population of a period"
 CLASSIFICATION: Final = "Confidential"
@@ -49,18 +50,6 @@ class EntryRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ExcuseRow:
-    """One exception that a record of the period carries."""
-
-    index: int
-    claim: str
-    owner: str
-    rationale: str
-    expires: str
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
 class PeriodView:
     """One period report, ready to print."""
 
@@ -71,7 +60,7 @@ class PeriodView:
     counts: tuple[tuple[str, int], ...]
     source: tuple[Fact, ...]
     adverse: tuple[EntryRow, ...]
-    excuses: tuple[ExcuseRow, ...]
+    excuses: tuple[tuple[int, ExceptionRow], ...]
     unexplained: int
     plans: tuple[EntryRow, ...]
     rows: tuple[EntryRow, ...]
@@ -110,7 +99,7 @@ def period_view(made: Export, *, drawn: str, evidence: Path | None = None, key_c
     excused = [shown for row, shown in results if row.entry and row.entry.determination == "pass-with-exceptions"]
     document = strictjson.dumps(made.to_document())
     excuses = tuple(item for row, _ in results for item in _excuses(row, records))
-    explained = {item.index for item in excuses}
+    explained = {index for index, _ in excuses}
     return PeriodView(
         origin=made.origin,
         span=f"{complete['from'] or 'the first entry'} to {complete['to'] or 'the last entry'}",
@@ -190,7 +179,7 @@ def _row(row: PopulationRow, records: dict[str, Attestation]) -> EntryRow:
     entry = row.entry
     if entry is None:
         return EntryRow(row.index, "unknown", "unreadable", "unreadable", "unknown", "", "", "; ".join(row.notes))
-    outcome = entry.determination.replace("-", " ").upper() if entry.determination else row.status
+    outcome = determination_words(entry.determination) if entry.determination else row.status
     if entry.determination and row.status != "recorded":
         outcome += f", {row.status}"
     record = records.get(entry.envelope_sha256)
@@ -210,24 +199,10 @@ def _row(row: PopulationRow, records: dict[str, Attestation]) -> EntryRow:
     )
 
 
-def _excuses(row: PopulationRow, records: dict[str, Attestation]) -> Sequence[ExcuseRow]:
+def _excuses(row: PopulationRow, records: dict[str, Attestation]) -> Sequence[tuple[int, ExceptionRow]]:
+    """The exceptions that an entry's record carries, each with the entry's index."""
     record = records.get(row.entry.envelope_sha256) if row.entry else None
-    if record is None:
-        return ()
-    failing = {claim.id for claim in record.claims if claim.verdict != "pass"}
-    signed = parse_time(record.created)
-    return [
-        ExcuseRow(
-            row.index,
-            item.claim,
-            item.owner,
-            item.rationale,
-            item.expires,
-            ("in force when signed" if parse_time(item.expires) >= signed else "expired when signed")
-            + ("; applied" if item.claim in failing else "; not needed"),
-        )
-        for item in record.exceptions
-    ]
+    return [(row.index, item) for item in exception_rows(record)] if record is not None else []
 
 
 def _source(made: Export, drawn: str, *, key_checked: bool) -> tuple[Fact, ...]:

@@ -23,6 +23,11 @@ class SignerView:
     check: str
     checked: bool
 
+    @property
+    def note(self) -> str:
+        """What every page says of the signature."""
+        return "signer's key checked" if self.checked else "signer's key not checked"
+
 
 def endorsed_by_another(key_id: str, principal: str | None, endorsements: Sequence[EndorsementFacts]) -> bool:
     """Whether at least one endorsement is by another key and, where both are known, another person."""

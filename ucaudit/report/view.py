@@ -16,7 +16,7 @@ from ucaudit.report.change import ChangeView, Previous, VersionRow, compare, in_
 from ucaudit.report.charts import Figure, figures
 from ucaudit.report.facts import Fact
 from ucaudit.report.findings import Finding, findings
-from ucaudit.report.formatting import confidence_text, grouped, shortened
+from ucaudit.report.formatting import confidence_text, determination_words, grouped, shortened
 from ucaudit.report.history import History
 from ucaudit.report.profiles import Profile, load_profile
 from ucaudit.report.results import ClaimRow, FigureRow, claim_row, figure_rows, percentile_text
@@ -28,12 +28,6 @@ from ucaudit.report.signoff import (
     signer_view,
 )
 
-DETERMINATIONS: Final = {
-    "pass": "PASS",
-    "pass-with-exceptions": "PASS WITH EXCEPTIONS",
-    "fail": "FAIL",
-    "inconclusive": "INCONCLUSIVE",
-}
 MAX_LISTED: Final = 2000
 """Rows of the digest appendix. More files are in ``pack.SHA256SUMS``, more tensors in ``STATE``; both digests are
 printed, and ``STATE`` is then attached to a PDF that may carry it."""
@@ -48,6 +42,8 @@ class ExceptionRow:
     rationale: str
     expires: str
     state: str
+    excuses: bool
+    """Whether it was in force when the record was signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +92,7 @@ class ReportView:
     @property
     def key_note(self) -> str:
         """What every page says of the signature."""
-        return "signer's key checked" if self.signer.checked else "signer's key not checked"
+        return self.signer.note
 
     @property
     def created(self) -> str:
@@ -148,7 +144,7 @@ def build_view(
     if not isinstance(record, Attestation):
         raise MalformedRecordError(f"holds a {statement.predicate_type}, not an attestation", subject="report")
     try:
-        exceptions = _exceptions(record)
+        exceptions = exception_rows(record)
     except ValueError as error:
         raise MalformedRecordError(f"a date that does not exist: {error}", subject="report") from error
     published = record.reconstruction.matches_published != "none-published"
@@ -156,12 +152,12 @@ def build_view(
     files = [item for item in statement.subjects if item.name.startswith("pack/")]
     entries = state.entries if state is not None else ()
     earlier = in_order(record, envelope_digest, previous)
-    applied = frozenset(row.claim for row in exceptions if row.state.startswith("in force"))
+    applied = frozenset(row.claim for row in exceptions if row.excuses)
     classification = record.context.classification or chosen.classification
     return ReportView(
         profile=chosen,
         record=record,
-        determination=DETERMINATIONS[record.determination],
+        determination=determination_words(record.determination),
         summary=shortened(_summary(record), 240),
         headline=shortened(_headline(claims), 240),
         fingerprint=envelope_digest,
@@ -180,7 +176,7 @@ def build_view(
         confidence=confidence_text(record.results.ratio.confidence),
         charts=figures(record, values),
         exceptions=exceptions,
-        plan=facts.plan_facts(record),
+        plan=facts.plan_facts(record.plan),
         ledger=ledger_facts(ledger),
         signer=signer_view(record.created, signer_key_id, principal, roles, seen),
         endorsements=tuple(endorsements),
@@ -236,12 +232,16 @@ def _headline(claims: Sequence[ClaimRow]) -> str:
     return f"{first.name}: {first.observed}, interval {first.interval}; limit {first.limit}."
 
 
-def _exceptions(record: Attestation) -> tuple[ExceptionRow, ...]:
+def exception_rows(record: Attestation) -> tuple[ExceptionRow, ...]:
+    """The record's exceptions: in force or not, needed or not. Raises ValueError: a date that does not exist."""
     signed = parse_time(record.created)
     failing = {claim.id for claim in record.claims if claim.verdict != "pass"}
     rows = []
     for item in record.exceptions:
-        state = "in force when signed" if parse_time(item.expires) >= signed else "expired when signed"
+        in_force = parse_time(item.expires) >= signed
+        state = "in force when signed" if in_force else "expired when signed"
         used = "applied" if item.claim in failing else "not needed: the claim held"
-        rows.append(ExceptionRow(item.claim, item.owner, item.rationale, item.expires, f"{state}; {used}"))
+        rows.append(
+            ExceptionRow(item.claim, item.owner, item.rationale, item.expires, f"{state}; {used}", excuses=in_force)
+        )
     return tuple(rows)

@@ -60,7 +60,7 @@ def test_every_entry_is_a_row_and_failures_have_their_own_table(made: Export, se
     assert [row.index for row in view.rows] == list(range(view.total)) and view.total == 6
     assert [row.outcome for row in view.adverse] == ["FAIL, planned"]
     assert dict(view.counts)["of these PASS WITH EXCEPTIONS"] == 1
-    assert [(row.claim, row.owner, row.state) for row in view.excuses] == [
+    assert [(row.claim, row.owner, row.state) for _, row in view.excuses] == [
         ("ppl-ratio", OWNER, "in force when signed; applied")
     ]
     assert view.unexplained == 0 and view.plans == ()
