@@ -98,15 +98,12 @@ def export(
 
 def _preflight(report: Path) -> None:
     from ucaudit.core.files import require_writable_directory
-    from ucaudit.report.pdf import require_jinja, require_weasyprint
+    from ucaudit.report.pdf import require_renderer
 
     kind = report_kind(report, "--report")
     new_file(report)
     require_writable_directory(report.parent)
-    if kind == "pdf":
-        require_weasyprint()
-    else:
-        require_jinja()
+    require_renderer(kind)
 
 
 def _write(report: Path, made: Export, paper: str, evidence: Path | None, *, key_checked: bool) -> None:

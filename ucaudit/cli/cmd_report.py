@@ -86,7 +86,7 @@ def report(
     from ucaudit.evidence.trust import load_trust
     from ucaudit.report import load_profile, render_bundle
     from ucaudit.report.floors import render_floor
-    from ucaudit.report.pdf import require_jinja, require_weasyprint
+    from ucaudit.report.pdf import require_renderer
     from ucaudit.report.previous import previous_bundles
 
     document_kind = next((kind for end, kind in _DOCUMENTS.items() if target.name.lower().endswith(end)), None)
@@ -95,10 +95,8 @@ def report(
     new_file(target)
     require_writable_directory(target.parent)
     chosen = load_profile(profile) if profile is not None else None
-    if kind == "pdf":
-        require_weasyprint()
-    elif kind == "html":
-        require_jinja()
+    if kind is not None:
+        require_renderer(kind)
     trust = load_trust(trust_file) if trust_file is not None else None
     with bundle_directory(bundle) as directory:
         opened = open_bundle(directory)

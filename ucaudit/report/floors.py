@@ -7,7 +7,7 @@ gives it classification, colours, logo and the kind of PDF, nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from ucaudit.core.errors import LedgerInconsistentError
 from ucaudit.core.records import Floor, FloorAttempt, FloorRun, parse_time
@@ -29,7 +29,7 @@ from ucaudit.report.facts import Fact, plan_facts
 from ucaudit.report.fonts import without_controls
 from ucaudit.report.forest import FloorRow, floor_section
 from ucaudit.report.formatting import NOT_ASSESSED, confidence_text, exact, grouped, significant
-from ucaudit.report.pdf import Attached, require_jinja, require_weasyprint, write_pdf
+from ucaudit.report.pdf import Attached, Kind, require_renderer, write_pdf
 from ucaudit.report.profiles import Profile, load_profile
 from ucaudit.report.render import ATTACHMENT, accented, common_variables, environment
 from ucaudit.report.signoff import (
@@ -173,13 +173,10 @@ def render_floor(
     *,
     paper: str = "a4",
     trust: Trust | None = None,
-    kind: Literal["pdf", "html"] = "pdf",
+    kind: Kind = "pdf",
 ) -> bytes:
     """The report of a floor's bundle, as a file's bytes. Arguments and errors as :func:`floor_report`."""
-    if kind == "pdf":
-        require_weasyprint()
-    else:
-        require_jinja()
+    require_renderer(kind)
     view = floor_report(bundle, profile, trust=trust)
     look = view.profile.look
     made = environment()

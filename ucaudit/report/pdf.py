@@ -20,6 +20,7 @@ from ucaudit.report.fonts import font_faces, only_covered
 
 APT_LINE: Final = "apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
 Variant = Literal["pdf/a-2a", "pdf/a-3a"]
+Kind = Literal["pdf", "html"]
 _PDFUA: Final = b"""\
 <rdf:Description rdf:about="" xmlns:pdfuaid="http://www.aiim.org/pdfua/ns/id/">\
 <pdfuaid:part>1</pdfuaid:part></rdf:Description>\
@@ -74,6 +75,14 @@ def require_weasyprint() -> None:
             "weasyprint cannot load pango, which draws the pdf",
             hint=f"{APT_LINE}; or choose an output that ends in .html",
         ) from error
+
+
+def require_renderer(kind: Kind) -> None:
+    """Fail early if a report of this kind cannot be made here. Raises as :func:`require_weasyprint`."""
+    if kind == "pdf":
+        require_weasyprint()
+    else:
+        require_jinja()
 
 
 def write_pdf(

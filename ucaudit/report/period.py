@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from ucaudit.core import strictjson
 from ucaudit.core.digest import sha256_hex
@@ -23,7 +23,7 @@ from ucaudit.report.fonts import without_controls
 from ucaudit.report.formatting import NOT_ASSESSED, determination_words, grouped, shortened
 from ucaudit.report.history import PLANS, population_counts
 from ucaudit.report.house import Look
-from ucaudit.report.pdf import Attached, require_jinja, require_weasyprint, write_pdf
+from ucaudit.report.pdf import Attached, Kind, require_renderer, write_pdf
 from ucaudit.report.render import common_variables, environment
 from ucaudit.report.view import ExceptionRow, exception_rows
 
@@ -130,17 +130,14 @@ def period_view(made: Export, *, drawn: str, evidence: Path | None = None, key_c
     )
 
 
-def render_period(view: PeriodView, *, paper: str = "a4", kind: Literal["pdf", "html"] = "pdf") -> bytes:
+def render_period(view: PeriodView, *, paper: str = "a4", kind: Kind = "pdf") -> bytes:
     """The period report as a file: PDF/A-3a with PDF/UA-1 and the list attached as JSON and CSV, or one HTML file.
 
     Raises:
         MissingExtraError, UnavailableError: something it is drawn with is not installed.
         InputError: there is no such paper.
     """
-    if kind == "pdf":
-        require_weasyprint()
-    else:
-        require_jinja()
+    require_renderer(kind)
     text: str = (
         environment()
         .get_template("report/period.html.j2")
