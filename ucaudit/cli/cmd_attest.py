@@ -165,15 +165,13 @@ def _render(
     ledger: Path | None,
 ) -> Mapping[str, bytes]:
     from ucaudit.evidence.bundle import report_name
-    from ucaudit.report import load_profile, render_bundle
+    from ucaudit.report import check_bundle, load_profile
     from ucaudit.report.previous import previous_bundles
 
     with previous_bundles(earlier, opened) as previous:
+        checked = check_bundle(opened, previous=previous, ledger=ledger)
         return {
-            report_name(load_profile(profile).slug): render_bundle(
-                opened, profile, paper=paper, previous=previous, ledger=ledger
-            )
-            for profile in profiles
+            report_name(load_profile(profile).slug): checked.render(profile, paper=paper) for profile in profiles
         }
 
 

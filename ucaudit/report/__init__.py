@@ -1,7 +1,7 @@
 """The evidence report: profiles, view model, charts, rendering."""
 
 from ucaudit.evidence.examine import EndorsementFacts, LedgerFacts
-from ucaudit.report.bundle import bundle_view, render_bundle
+from ucaudit.report.bundle import bundle_view, check_bundle, render_bundle
 from ucaudit.report.profiles import Profile, load_profile, profile_names
 from ucaudit.report.view import ReportView, build_view
 
@@ -12,6 +12,7 @@ __all__ = [
     "ReportView",
     "build_view",
     "bundle_view",
+    "check_bundle",
     "load_profile",
     "profile_names",
     "render_bundle",

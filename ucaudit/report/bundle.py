@@ -5,15 +5,16 @@ refuses: a rendering says PASS in large letters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ucaudit.evidence.bundle import STATE, OpenBundle
-from ucaudit.evidence.examine import examine_bundle
+from ucaudit.evidence.examine import Examined, examine_bundle
 from ucaudit.evidence.ledger import Ledger
 from ucaudit.evidence.trust import Trust, trusted_ledgers
 from ucaudit.report.change import Previous
-from ucaudit.report.history import read_history
+from ucaudit.report.history import History, read_history
+from ucaudit.report.pdf import Kind
 from ucaudit.report.render import render_html, render_pdf
 from ucaudit.report.view import MAX_LISTED, ReportView, build_view
 
@@ -24,18 +25,14 @@ def render_bundle(
     *,
     paper: str = "a4",
     trust: Trust | None = None,
-    kind: Literal["pdf", "html"] = "pdf",
+    kind: Kind = "pdf",
     previous: Sequence[OpenBundle] = (),
     ledger: Path | None = None,
 ) -> bytes:
-    """The report of a bundle, as a file's bytes. Arguments and errors as :func:`bundle_view` and the renderer."""
-    view = bundle_view(bundle, profile, trust=trust, previous=previous, ledger=ledger)
-    if kind == "html":
-        return render_html(view, paper=paper).encode("utf-8")
-    if not view.profile.attach_record:
-        return render_pdf(view, paper=paper)
-    state = bundle.read(STATE) if view.tensors_total > MAX_LISTED else None
-    return render_pdf(view, paper=paper, attach=bundle.attestation.raw, state=state)
+    """The report of a bundle, as a file's bytes. Arguments and errors as :func:`check_bundle` and the renderer."""
+    return check_bundle(bundle, trust=trust, previous=previous, ledger=ledger).render(
+        profile, paper=paper, kind=kind
+    )
 
 
 def bundle_view(
@@ -46,46 +43,88 @@ def bundle_view(
     previous: Sequence[OpenBundle] = (),
     ledger: Path | None = None,
 ) -> ReportView:
-    """Check the bundle, and collect what a report prints.
+    """What a report prints. Arguments and errors as :func:`check_bundle`, and those of the profile."""
+    return check_bundle(bundle, trust=trust, previous=previous, ledger=ledger).view(profile)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBundle:
+    """A bundle that was checked once, for the reports of any number of profiles."""
+
+    bundle: OpenBundle
+    found: Examined
+    previous: tuple[Previous, ...]
+    history: History | None
+
+    def view(self, profile: str) -> ReportView:
+        """What the report of a profile prints.
+
+        Args:
+            profile: a profile's name, or the path of a profile file or folder.
+
+        Raises:
+            NotFoundError, InputError: the profile; a previous attestation that is not an earlier one.
+        """
+        found = self.found
+        return build_view(
+            found.statement,
+            envelope_digest=found.envelope_digest,
+            signer_key_id=found.key_id,
+            principal=found.principal,
+            roles=found.signer.roles if found.signer else (),
+            seen=found.seen,
+            endorsements=found.endorsements,
+            values=found.values,
+            ledger=found.ledger,
+            profile=profile,
+            payload_digest=found.payload_digest,
+            state=self.bundle.state(),
+            previous=self.previous,
+            history=self.history,
+        )
+
+    def render(self, profile: str, *, paper: str = "a4", kind: Kind = "pdf") -> bytes:
+        """The report as a file's bytes. Errors as :meth:`view` and the renderer."""
+        view = self.view(profile)
+        if kind == "html":
+            return render_html(view, paper=paper).encode("utf-8")
+        if not view.profile.attach_record:
+            return render_pdf(view, paper=paper)
+        state = self.bundle.read(STATE) if view.tensors_total > MAX_LISTED else None
+        return render_pdf(view, paper=paper, attach=self.bundle.attestation.raw, state=state)
+
+
+def check_bundle(
+    bundle: OpenBundle,
+    *,
+    trust: Trust | None = None,
+    previous: Sequence[OpenBundle] = (),
+    ledger: Path | None = None,
+) -> CheckedBundle:
+    """Check the bundle, and whatever the report draws on besides.
 
     Args:
         bundle: opened. Its files are compared with the record's digests here, and figures, verdicts and
             determination derived again. It need not be closed yet, unless there is a trust file.
-        profile: a profile's name, or the path of a profile file or folder.
         trust: whatever :func:`verify_bundle` finds under it is refused; without it the report says that no key
             was checked.
         previous: bundles of earlier attestations, checked in the same way; the latest is compared with this one.
         ledger: a ledger that holds the record, for its population and earlier results of the same pack.
 
     Raises:
-        NotFoundError: a cited file, or the profile, is missing.
+        NotFoundError: a cited file is missing.
         DigestMismatchError: a cited file is not the one that was recorded, or a subject contradicts it.
         VerificationError: a record does not follow from its files; or ``trust`` is given, and the evidence does
             not hold under it.
         LedgerInconsistentError: the ledger proof is about another record, or does not hold; the ledger is another
             one, or lacks the record.
-        InputError: something in the bundle is malformed, or a previous attestation is not an earlier one.
+        InputError: something in the bundle is malformed.
     """
     found = examine_bundle(bundle, trust)
     history = None
     if ledger is not None:
         history = read_history(ledger, found.envelope_digest, found.checkpoint, _vkey(ledger, trust))
-    return build_view(
-        found.statement,
-        envelope_digest=found.envelope_digest,
-        signer_key_id=found.key_id,
-        principal=found.principal,
-        roles=found.signer.roles if found.signer else (),
-        seen=found.seen,
-        endorsements=found.endorsements,
-        values=found.values,
-        ledger=found.ledger,
-        profile=profile,
-        payload_digest=found.payload_digest,
-        state=bundle.state(),
-        previous=[_previous(item, trust) for item in previous],
-        history=history,
-    )
+    return CheckedBundle(bundle, found, tuple(_previous(item, trust) for item in previous), history)
 
 
 def _previous(bundle: OpenBundle, trust: Trust | None) -> Previous:
