@@ -10,6 +10,7 @@ Codes are taken apart eight at a time, as 64-bit words: that is where the speed 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -21,7 +22,6 @@ Blocks = torch.Tensor
 _IQ4: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 _E2M1_DOUBLED: Final = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 _ONES: Final = 0x0101010101010101
-_SIGNS: Final = 0x80 * _ONES - (1 << 64)
 _DIAGONAL: Final = 0x8040201008040201 - (1 << 64)
 
 
@@ -69,16 +69,18 @@ def _fields(part: Blocks, bits: int, run: int) -> torch.Tensor:
         int64 [blocks, codes / 8], a code a byte.
     """
     count = 8 // bits
-    split = _words(part).view(len(part), -1, 1, run // 8)
-    out = torch.empty((len(part), split.shape[1], count, run // 8), dtype=torch.int64, device=part.device)
-    mask = _ONES * ((1 << bits) - 1)
-    for index in range(count):
-        torch.bitwise_and(
-            split if index == 0 else torch.bitwise_right_shift(split, bits * index),
-            mask,
-            out=out[:, :, index : index + 1],
-        )
-    return out.view(len(part), -1)
+    lines = _words(part).view(1, -1, run // 8)
+    rows = lines.shape[1]
+    # All lines shifted alike are one pass without strides; whole lines are then put in their places.
+    planes = torch.bitwise_right_shift(lines, _shifts(lines, bits, count).view(-1, 1, 1))
+    planes = planes.bitwise_and_(_ONES * ((1 << bits) - 1)).view(-1, run // 8)
+    return planes.index_select(0, _by_line(count, rows, part.device)).view(len(part), -1)
+
+
+@functools.lru_cache(maxsize=8)
+def _by_line(count: int, rows: int, device: torch.device) -> torch.Tensor:
+    """Where, among ``count`` planes of ``rows`` lines, those of the first line lie, of the second, and so on."""
+    return torch.arange(count * rows, device=device).view(count, rows).t().reshape(-1)
 
 
 def _spread_bits(part: Blocks) -> torch.Tensor:
@@ -93,9 +95,8 @@ def _unsigned(words: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def _signed(words: torch.Tensor, offset: int, group: int) -> torch.Tensor:
-    """As :func:`_unsigned`, less ``offset``. The bytes are below 128, so no byte borrows from its neighbour."""
-    moved = words.bitwise_or_(_SIGNS).sub_(offset * _ONES).bitwise_xor_(_SIGNS)
-    return moved.view(torch.int8).to(torch.float32).view(len(words), -1, group)
+    """As :func:`_unsigned`, less ``offset``. ``words`` is overwritten."""
+    return words.view(torch.int8).sub_(offset).to(torch.float32).view(len(words), -1, group)
 
 
 def _looked_up(words: torch.Tensor, values: tuple[int, ...], group: int) -> torch.Tensor:
@@ -178,8 +179,11 @@ def _six_bit_scales(blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
         ),
         dim=1,
     )
-    both = packed.view(torch.uint8).to(torch.float32).view(-1, 2, 8).mul_(_halves(blocks[:, :4]).unsqueeze(2))
-    return both[:, 0].unsqueeze(2), both[:, 1].unsqueeze(2)
+    # Scales and minima each without gaps: what all elements are multiplied with is read faster so.
+    codes = packed.view(torch.uint8).view(-1, 2, 8).transpose(0, 1)
+    both = codes.to(torch.float32, memory_format=torch.contiguous_format)
+    scales, minima = both.mul_(_halves(blocks[:, :4]).t().unsqueeze(2)).unsqueeze(3).unbind(0)
+    return scales, minima
 
 
 def _q4_k(blocks: Blocks) -> torch.Tensor:
