@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucaudit.packs.codecs import open_source, ucq, ucq_fast
+from ucaudit.packs.codecs import compiled, open_source, ucq
 from ucaudit.packs.codecs.ucq_math import unpack_codes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "vectors" / "ucq"))
@@ -74,6 +74,6 @@ def test_the_decoder_equals_both_oracles(
             assert b"".join(source.stream(NAME, chunk_bytes=chunk)) == exact
             with (
                 mock.patch.object(ucq, "WORTHWHILE", 0),
-                mock.patch.object(ucq_fast, "_chosen", [ucq_fast.compiled]),
+                mock.patch.dict(compiled._agreed, ucq=True),
             ):
                 assert b"".join(source.stream(NAME, chunk_bytes=chunk)) == exact

@@ -21,7 +21,7 @@ from ucaudit.core.errors import (
     UnsafePathError,
     UnsupportedSchemaError,
 )
-from ucaudit.packs.codecs import open_source, ucq, ucq_fast, ucq_math
+from ucaudit.packs.codecs import compiled, open_source, ucq, ucq_fast, ucq_math
 from ucaudit.packs.state import reconstruct_state
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -32,9 +32,9 @@ def decode(path: Path, name: str = NAME, **options) -> bytes:
     """By both decoders, whose bytes and complaints must be the same."""
     with open_source(path) as source:
         plain = outcome(lambda: b"".join(source.stream(name, **options)))
-        with mock.patch.object(ucq, "WORTHWHILE", 0), mock.patch.object(ucq_fast, "_chosen", [ucq_fast.compiled]):
-            compiled = outcome(lambda: b"".join(source.stream(name, **options)))
-    assert str(compiled) == str(plain)
+        with mock.patch.object(ucq, "WORTHWHILE", 0), mock.patch.dict(compiled._agreed, ucq=True):
+            fast = outcome(lambda: b"".join(source.stream(name, **options)))
+    assert str(fast) == str(plain)
     if isinstance(plain, Exception):
         raise plain
     return plain
@@ -83,14 +83,14 @@ def test_a_compiled_decoder_that_gives_other_bytes_is_not_used(tmp_path, monkeyp
         used.append(len(rows.codes))
         return -ucq_math.decode_rows(rows)
 
-    for compiled, calls in ((ucq_fast.compiled, None), (wrong, [64])):
-        monkeypatch.setattr(ucq_fast, "_chosen", [])
-        monkeypatch.setattr(ucq_fast, "compiled", compiled)
+    for decode, calls in ((ucq_fast.decode_compiled, None), (wrong, [64])):
+        monkeypatch.setattr(compiled, "_agreed", {})
+        monkeypatch.setattr(ucq_fast, "decode_compiled", decode)
         with open_source(tmp_path) as source:
             assert b"".join(source.stream(NAME)) == expected
             assert b"".join(source.stream(NAME)) == expected
         assert calls is None or used == calls
-        assert (ucq_fast._chosen == [ucq_math.decode_rows]) == (compiled is wrong)
+        assert compiled._agreed == {"ucq": decode is not wrong}
 
 
 def test_without_numba_the_plain_decoder_serves(tmp_path, monkeypatch):
