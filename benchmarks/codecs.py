@@ -4,7 +4,8 @@
                                 [--only ROWS] [--checkpoint DIR --calibration TEXT --corpus TEXT [--permute]]
 
 Prints one Markdown table a model: bits a weight on disk of the compressed matrices (scales, levels and overlays
-counted), the perplexity ratio and the mean KL divergence with their 95% intervals, and seconds to encode.
+counted), what the same setting takes at 4096 × 4096 (with the rank in proportion to the width, in brackets), the
+perplexity ratio and the mean KL divergence with their 95% intervals, and seconds to encode.
 
 ``rounding``: nearest, one scale a group of 64. ``Q5_0``, ``Q5_K`` …: llama.cpp's own quantiser, built from the
 source in the PyPI package llama-cpp-python; ``imatrix``: with the mean squares of the calibration text's inputs.
@@ -26,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -49,7 +50,9 @@ from ucaudit.lab.measure import measure  # noqa: E402
 from ucaudit.packs.codecs import open_source  # noqa: E402
 
 SEQ_LEN, SEED, GROUP = 256, 42, 64
+LARGE = 4096
 K_QUANTS = {5: ("Q5_0", "Q5_K"), 4: ("Q4_0", "Q4_K"), 3: ("Q3_K",)}
+K_BITS = {"Q5_0": 5.5, "Q5_K": 5.5, "Q4_0": 4.5, "Q4_K": 4.5, "Q3_K": 3.4375}
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Bench:
         shutil.rmtree(self.work / "state", ignore_errors=True)
         return figures(found)
 
-    def row(self, name: str, make: Callable[[Path], float]) -> None:
+    def row(self, name: str, at_large: str, make: Callable[[Path], float]) -> None:
         """Make a pack, measure it, print its row, and drop it. ``make`` returns the bits a weight on disk."""
         if self.only is not None and self.only.search(name) is None:
             return
@@ -90,10 +93,17 @@ class Bench:
         found = self.measured(out)
         ratio, kl = found["ratio"], found["meanKl"]
         print(
-            f"| {name} | {bits:.3f} | {ratio[0]:.5f} | {ratio[1]:.5f} – {ratio[2]:.5f} "
+            f"| {name} | {bits:.3f} | {at_large} | {ratio[0]:.5f} | {ratio[1]:.5f} – {ratio[2]:.5f} "
             f"| {kl[0]:.5f} | {kl[1]:.5f} – {kl[2]:.5f} | {seconds:.0f} |",
             flush=True,
         )
+
+
+def at_large(settings: TensorSettings, width: int) -> str:
+    """Bits a weight at 4096 × 4096 for a setting used at ``width``, its rank scaled alike."""
+    rank = round(settings.rank * LARGE / width)
+    bits = replace(settings, rank=rank).bits_on_disk(LARGE, LARGE)
+    return f"{bits:.3f}" + f" ({rank})" * bool(rank)
 
 
 def rewritten(model: Path, out: Path, change: Callable[[str, torch.Tensor], tuple[torch.Tensor, float]]) -> float:
@@ -212,27 +222,42 @@ def permuted(model: Path, out: Path) -> Path:
 def table(title: str, bench: Bench, bits: list[int], ranks: list[int], steps: list[int], ggml: Ggml | None) -> None:
     """Print one model's table."""
     print(f"\n### {title}\n")
-    print("| codec | bits on disk | ratio | 95% | mean KL, nats | 95% | encode, s |")
-    print("|---|---|---|---|---|---|---|")
+    print("| codec | bits on disk | at 4096² | ratio | 95% | mean KL, nats | 95% | encode, s |")
+    print("|---|---|---|---|---|---|---|---|")
+    width = json.loads((bench.model / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     squares = input_squares(bench) if ggml is not None else None
     for count in bits:
-        bench.row(f"rounding {count}", lambda out, count=count: rounding(bench.model, count, out))
+        plain = f"{count + 16 / GROUP:.3f}"
+        bench.row(f"rounding {count}", plain, lambda out, count=count: rounding(bench.model, count, out))
         if ggml is not None:
             for kind in K_QUANTS.get(count, ()):
-                bench.row(kind, lambda out, kind=kind: with_ggml(bench.model, ggml, kind, None, out))
-                if kind.endswith("K"):
+                for suffix, importance in (("", None), (", imatrix", squares)):
+                    if suffix and not kind.endswith("K"):
+                        continue
                     bench.row(
-                        f"{kind}, imatrix", lambda out, kind=kind: with_ggml(bench.model, ggml, kind, squares, out)
+                        kind + suffix,
+                        f"{K_BITS[kind]:.3f}",
+                        lambda out, kind=kind, importance=importance: with_ggml(
+                            bench.model, ggml, kind, importance, out
+                        ),
                     )
         with published_gptq():
             settings = Settings(TensorSettings(bits=count, group=GROUP, rank=0))
-            bench.row(f"GPTQ {count}", lambda out, settings=settings: encoded(bench, settings, out))
-        for group, rank, step in [(GROUP, 0, 0), (32, 0, 0), *((GROUP, rank, 0) for rank in ranks)] + [
-            (GROUP, 0, step) for step in steps
+            bench.row(f"GPTQ {count}", plain, lambda out, settings=settings: encoded(bench, settings, out))
+        for group, rank, step in [
+            (GROUP, 0, 0),
+            (32, 0, 0),
+            *((GROUP, rank, 0) for rank in ranks),
+            *((32, rank, 0) for rank in ranks[:1]),
+            *((GROUP, 0, step) for step in steps),
         ]:
             settings = Settings(TensorSettings(bits=count, group=group, rank=rank), steps=step)
             name = f"ucq {count}, group {group}" + f", rank {rank}" * bool(rank) + f", {step} steps" * bool(step)
-            bench.row(name, lambda out, settings=settings: encoded(bench, settings, out))
+            bench.row(
+                name,
+                at_large(settings.tensors, width),
+                lambda out, settings=settings: encoded(bench, settings, out),
+            )
 
 
 def main() -> int:
