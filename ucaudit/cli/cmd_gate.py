@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ucaudit.evidence.keys import Signer
     from ucaudit.packs.batch import Outcome
     from ucaudit.packs.memo import DigestCache
+    from ucaudit.packs.reading import PackReading
 
 _PATH = click.Path(path_type=Path)
 
@@ -95,19 +97,29 @@ def gate(
         password_file, github, device, threads,
     )  # fmt: skip
     require_options(asked)
-    outputs = Outputs(asked, out)
-    outputs.begin()
-    try:
-        if outputs.problem is not None:
-            raise outputs.problem
-        outcomes = _judge(asked, outputs, out)
-    except UcauditError as error:
-        outputs.fail(error)
-        raise
-    return outputs.finish(outcomes)
+    with _begin_early(asked, out) as begun:
+        outputs = Outputs(asked, out)
+        outputs.begin()
+        try:
+            if outputs.problem is not None:
+                raise outputs.problem
+            outcomes = _judge(asked, outputs, out, begun)
+        except UcauditError as error:
+            outputs.fail(error)
+            raise
+        return outputs.finish(outcomes)
 
 
-def _judge(asked: Asked, outputs: Outputs, out: Output) -> list[Outcome]:
+def _begin_early(asked: Asked, out: Output) -> AbstractContextManager[PackReading | None]:
+    """One pack is hashed while the modules that judge it are loaded, which takes a quarter of a second."""
+    if asked.many or asked.cache is not None:
+        return nullcontext()
+    from ucaudit.packs.reading import begin_early
+
+    return begin_early(asked.packs[0], progress=out.progress, threads=asked.threads)
+
+
+def _judge(asked: Asked, outputs: Outputs, out: Output, begun: PackReading | None) -> list[Outcome]:
     from ucaudit.evidence.trust import load_trust
     from ucaudit.packs.batch import judge_all, judge_one
     from ucaudit.packs.judging import Full
@@ -125,7 +137,17 @@ def _judge(asked: Asked, outputs: Outputs, out: Output) -> list[Outcome]:
         full = Full(device, asked.threads, asked.good)
     memo = _cache(asked, out)
     if len(tasks) == 1:
-        outcomes = [judge_one(tasks[0], trust, full=full, memo=memo, progress=out.progress, threads=asked.threads)]
+        outcomes = [
+            judge_one(
+                tasks[0],
+                trust,
+                full=full,
+                memo=memo,
+                progress=out.progress,
+                threads=asked.threads,
+                begun=begun,
+            )
+        ]
     else:
         outcomes = judge_all(tasks, trust, jobs=asked.jobs, full=full, memo=memo, done=_line(len(tasks), out))
     if memo is not None:

@@ -29,6 +29,7 @@ from ucaudit.evidence.trust import Trust
 from ucaudit.packs.judging import BESIDE, Full, Judged, judge_pack
 from ucaudit.packs.memo import DigestCache, Identity, Kind
 from ucaudit.packs.opened import usable_cores
+from ucaudit.packs.reading import PackReading
 
 PACK_PLACE: Final = "{pack}"
 """Stands for the pack's name in a path of evidence."""
@@ -197,6 +198,7 @@ def judge_one(
     memo: DigestCache | None = None,
     progress: Progress = SILENT,
     threads: int | None = None,
+    begun: PackReading | None = None,
 ) -> Outcome:
     """Judge one pack; what stands in the way of a judgement is part of the outcome.
 
@@ -215,6 +217,7 @@ def judge_one(
             memo=memo,
             progress=progress,
             threads=threads,
+            begun=begun,
         )
     except UcauditError as error:
         problem = error

@@ -71,6 +71,7 @@ def judge_pack(
     memo: DigestMemo | None = None,
     progress: Progress = SILENT,
     threads: int | None = None,
+    begun: PackReading | None = None,
 ) -> Judged:
     """Judge one pack.
 
@@ -83,6 +84,7 @@ def judge_pack(
         memo: what is known of files already, maybe from an earlier run.
         progress: told about hashed and decoded bytes.
         threads: files hashed at a time.
+        begun: the pack, if somebody has begun to hash it, with a memo, progress and threads of its own.
 
     Raises:
         InputError: pack or evidence is malformed, or changes while it is read: nothing can be said.
@@ -94,7 +96,7 @@ def judge_pack(
         )
     place = evidence if evidence is not None else evidence_beside(pack)
     exclude = policy.gate.exclude
-    with PackReading(pack, memo=memo, progress=progress, threads=threads) as reading:
+    with begun or PackReading(pack, memo=memo, progress=progress, threads=threads) as reading:
         reading.begin(exclude)
         if evidence is None and not place.exists():
             missing = UnsignedError("no such directory or .zip", subject=str(place))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from ucaudit.core.digest import FileManifest
+from ucaudit.core.errors import UcauditError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.packs.memo import DigestMemo
 from ucaudit.packs.opened import OpenedPack, open_pack
@@ -44,9 +48,7 @@ class PackReading:
         self._threads = threads
         self._opened: dict[tuple[str, ...], OpenedPack] = {}
         self._manifests: dict[tuple[str, ...], FileManifest] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        self._begun: tuple[tuple[str, ...], Future[FileManifest]] | None = None
-        self._stopped = False
+        self._begun: _Begun | None = None
 
     def opened(self, excludes: Sequence[str] = ()) -> OpenedPack:
         """The pack without ``excludes``. Raises as :func:`ucaudit.packs.opened.open_pack`."""
@@ -56,10 +58,18 @@ class PackReading:
         return self._opened[key]
 
     def begin(self, excludes: Sequence[str] = ()) -> None:
-        """Open the pack, and start hashing it in the background. Raises as :meth:`opened`."""
-        opened = self.opened(excludes)
-        self._pool = ThreadPoolExecutor(max_workers=1)
-        self._begun = (tuple(excludes), self._pool.submit(self._hash, opened))
+        """Open the pack, and start hashing it in the background. Raises as :meth:`opened`.
+
+        May be called again, once it is known what to leave out: what was begun goes on if it is the same, and
+        is stopped otherwise; digests found so far are kept.
+        """
+        key = tuple(excludes)
+        if key in self._manifests or (self._begun is not None and self._begun.key == key):
+            return
+        self.close()
+        opened, stop = self.opened(key), threading.Event()
+        pool = ThreadPoolExecutor(max_workers=1)
+        self._begun = _Begun(key, stop, pool, pool.submit(self._hash, opened, stop))
 
     def manifest(self, excludes: Sequence[str] = ()) -> FileManifest:
         """The digests of all files without ``excludes``; waits for them.
@@ -68,21 +78,19 @@ class PackReading:
             InputError: a file changed while it was hashed; or as :meth:`opened`.
         """
         key = tuple(excludes)
-        if key in self._manifests:
-            return self._manifests[key]
-        if self._begun is not None:
-            begun, future = self._begun
-            self._begun = None
-            self._manifests[begun] = future.result()
+        if key not in self._manifests and self._begun is not None:
+            self._manifests[self._begun.key] = self._begun.result.result()
+            self.close()
         if key not in self._manifests:
-            self._manifests[key] = self._hash(self.opened(key))
+            self._manifests[key] = self._hash(self.opened(key), threading.Event())
         return self._manifests[key]
 
     def close(self) -> None:
         """Stop what is still being hashed."""
-        self._stopped = True
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self._begun is not None:
+            self._begun.stop.set()
+            self._begun.pool.shutdown(cancel_futures=True)
+            self._begun = None
 
     def __enter__(self) -> Self:
         return self
@@ -92,20 +100,38 @@ class PackReading:
     ) -> None:
         self.close()
 
-    def _hash(self, opened: OpenedPack) -> FileManifest:
-        self._progress.start(opened.total_bytes, "bytes", "hashing the pack")
-        with _short_turns():
-            result = opened.file_manifest(progress=self._advance(), threads=self._threads)
-        self._progress.finish()
-        return result
-
-    def _advance(self) -> Callable[[int], None]:
+    def _hash(self, opened: OpenedPack, stop: threading.Event) -> FileManifest:
         def advance(amount: int) -> None:
-            if self._stopped:
+            if stop.is_set():
                 raise CancelledError
             self._progress.advance(amount)
 
-        return advance
+        self._progress.start(opened.total_bytes, "bytes", "hashing the pack")
+        with _short_turns():
+            result = opened.file_manifest(progress=advance, threads=self._threads)
+        self._progress.finish()
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Hashing in the background: what is left out, how to stop it, and what comes out."""
+
+    key: tuple[str, ...]
+    stop: threading.Event
+    pool: ThreadPoolExecutor
+    result: Future[FileManifest]
+
+
+def begin_early(path: Path, *, progress: Progress = SILENT, threads: int | None = None) -> PackReading:
+    """A pack that is being hashed already, before anything is known of it or of what to leave out.
+
+    An error waits until somebody asks: ``begin`` or ``manifest`` meet it again.
+    """
+    reading = PackReading(path, progress=progress, threads=threads)
+    with contextlib.suppress(UcauditError):
+        reading.begin()
+    return reading
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from ucaudit.core.errors import InputError, NotFoundError, UnsafeFileError
 from ucaudit.core.progress import SILENT
 from ucaudit.packs import opened as opened_module
 from ucaudit.packs.opened import OpenedPack, open_pack
-from ucaudit.packs.reading import PackReading
+from ucaudit.packs.reading import PackReading, begin_early
 
 
 @pytest.fixture
@@ -50,6 +50,43 @@ def test_what_is_asked_for_may_be_other_than_what_was_begun(pack, hashed):
         reading.begin((".git/",))
         assert len(reading.manifest().entries) == 6
     assert len(hashed) == 6
+
+
+def test_what_was_begun_is_stopped_once_more_is_known(pack, hashed):
+    """What was hashed until then is not hashed again, and what is left out is not waited for."""
+    expected = open_pack(pack, excludes=(".git/",)).file_manifest()
+    hashed.clear()
+    started = threading.Event()
+
+    class Slow:
+        start = note = finish = staticmethod(lambda *_: None)
+
+        def advance(self, _):
+            started.set()
+            time.sleep(0.05)
+
+    with begin_early(pack, progress=Slow(), threads=1) as reading:
+        assert started.wait(5)
+        reading.begin()
+        begun = reading._begun
+        reading.begin((".git/",))
+        assert begun.stop.is_set() and begun.result.done()
+        assert reading.manifest((".git/",)) == expected
+        assert reading._begun is None
+        reading.begin((".git/",))
+        assert reading._begun is None, "known already"
+    assert len(hashed) < 6 + 5, "hashing all of both would be"
+
+
+def test_an_early_start_leaves_errors_to_whoever_asks(pack, tmp_path):
+    with begin_early(tmp_path / "no") as reading, pytest.raises(NotFoundError):
+        reading.begin()
+    (pack / ".git" / "a.pkl").write_bytes(b"x")
+    with begin_early(pack) as reading:
+        with pytest.raises(UnsafeFileError):
+            reading.begin()
+        reading.begin((".git/",))
+        assert reading.manifest((".git/",)) == open_pack(pack, excludes=(".git/",)).file_manifest()
 
 
 def test_errors_come_where_they_can_be_said(pack, tmp_path, monkeypatch):
