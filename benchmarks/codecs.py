@@ -10,7 +10,8 @@ perplexity ratio and the mean KL divergence with their 95% intervals, and second
 ``rounding``: nearest, one scale a group of 64. ``Q5_0``, ``Q5_K`` …: llama.cpp's own quantiser, built from the
 source in the PyPI package llama-cpp-python; ``imatrix``: with the mean squares of the calibration text's inputs.
 ``GPTQ``: error feedback on a symmetric uniform grid, groups of 64, most active columns first (the published recipe,
-run by this project's pipeline). ``ucq``: ``ucaudit pack``. All decode to bfloat16, and compress the same matrices.
+run by this project's pipeline). ``ucq``: ``ucaudit pack``; ``budget``: with bits shared out by sensitivity. All
+decode to bfloat16, and compress the same matrices.
 
 ``--checkpoint`` measures another Llama-like model than the fixtures; ``--permute`` mixes its hidden and
 feed-forward channels first, which leaves its function as it is and breaks up a grid that its weights came with.
@@ -219,7 +220,15 @@ def permuted(model: Path, out: Path) -> Path:
     return out
 
 
-def table(title: str, bench: Bench, bits: list[int], ranks: list[int], steps: list[int], ggml: Ggml | None) -> None:
+def table(
+    title: str,
+    bench: Bench,
+    bits: list[int],
+    ranks: list[int],
+    steps: list[int],
+    budgets: list[float] | None,
+    ggml: Ggml | None,
+) -> None:
     """Print one model's table."""
     print(f"\n### {title}\n")
     print("| codec | bits on disk | at 4096² | ratio | 95% | mean KL, nats | 95% | encode, s |")
@@ -258,6 +267,14 @@ def table(title: str, bench: Bench, bits: list[int], ranks: list[int], steps: li
                 at_large(settings.tensors, width),
                 lambda out, settings=settings: encoded(bench, settings, out),
             )
+        for budget in [K_BITS[K_QUANTS[count][-1]]] if budgets is None else budgets:
+            for group in (GROUP, 128):
+                settings = Settings(TensorSettings(group=group, rank=0), budget=budget)
+                bench.row(
+                    f"ucq, group {group}, budget {budget:g}",
+                    f"{budget:.3f}",
+                    lambda out, settings=settings: encoded(bench, settings, out),
+                )
 
 
 def main() -> int:
@@ -267,6 +284,7 @@ def main() -> int:
     parser.add_argument("--bits", nargs="*", type=int, default=[5, 4, 3])
     parser.add_argument("--ranks", nargs="*", type=int, default=[3, 6])
     parser.add_argument("--steps", nargs="*", type=int, default=[300, 500])
+    parser.add_argument("--budgets", nargs="*", type=float, help="bits a weight  [default: the K-quant's]")
     parser.add_argument("--windows", type=int, default=60)
     parser.add_argument("--only", type=re.compile, help="only the rows whose name matches this expression")
     parser.add_argument("--no-ggml", action="store_true")
@@ -292,7 +310,7 @@ def main() -> int:
             models = {name: permuted(model, work / "permuted") if options.permute else model}
         for name, model in models.items():
             bench = Bench(model, options.calibration, options.corpus, options.windows, work, options.only)
-            table(name, bench, options.bits, options.ranks, options.steps, ggml)
+            table(name, bench, options.bits, options.ranks, options.steps, options.budgets, ggml)
     return 0
 
 

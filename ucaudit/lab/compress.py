@@ -24,6 +24,7 @@ from ucaudit.core.errors import CorpusError, ModelError, StateDriftError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Calibration
 from ucaudit.lab.compress_blocks import fixed_blocks
+from ucaudit.lab.compress_budget import find_units, share_bits
 from ucaudit.lab.compress_divergence import OutputDivergence
 from ucaudit.lab.compress_layer import compress_layer, raw_part
 from ucaudit.lab.compress_layers import SMALLEST_SIDE, run_layer
@@ -63,6 +64,8 @@ class Settings:
         sequences, seq_len: how much calibration text is used.
         steps: of training, a layer; 0 for none.
         kl_weight: of the divergence of the model's output, in training.
+        budget: bits a weight on disk, on average; each weight's bits are then found by
+            :mod:`ucaudit.lab.compress_budget`, and those of ``tensors`` do not count. None for the same for all.
     """
 
     tensors: TensorSettings = field(default_factory=TensorSettings)
@@ -71,6 +74,7 @@ class Settings:
     seq_len: int = SEQ_LEN
     steps: int = 0
     kl_weight: float = 0.0
+    budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +125,22 @@ def compress(
         progress: told about layers.
 
     Raises:
-        CorpusError: the calibration text cannot be read or is too short, or there is none to train on.
+        CorpusError: the calibration text cannot be read or is too short, or there is none where it is needed.
+        InputError: a budget that not even the fewest bits keep.
         ModelError: NaN or infinity in a tensor, a weight of another dtype, or a model that does not load.
         RefusedError, OutputError: the output exists or cannot be written.
     """
     if settings.steps and calibration is None:
         raise CorpusError("training needs a calibration text", hint="give --calibration, or no --steps")
+    if settings.budget is not None and calibration is None:
+        raise CorpusError("sharing bits out needs a calibration text", hint="give --calibration, or no --budget")
     text = None if calibration is None else load_corpus(calibration)
     digest = source_digest or source.pack.file_manifest().digest
     threads = torch.get_num_threads()
     with torch.no_grad(), unfinished(out, _key(settings, digest, text)) as run, fixed_blocks():
         writer = PackWriter(run.pack)
         model = StreamedModel(source, dtype=torch.float32, device="cpu", threads=threads)
-        walk = _Walk(model, source, settings, text, run)
+        walk = _Walk(model, source, settings, text, run, progress)
         done = walk.resume(writer)
         if done:
             progress.note(f"{done} layers were finished by an interrupted run")
@@ -183,10 +190,20 @@ class _Walk:
     """
 
     def __init__(
-        self, model: StreamedModel, source: TensorSource, settings: Settings, text: Corpus | None, run: Run
+        self,
+        model: StreamedModel,
+        source: TensorSource,
+        settings: Settings,
+        text: Corpus | None,
+        run: Run,
+        progress: Progress,
     ) -> None:
         self._model, self._source, self._settings, self._run = model, source, settings, run
         ids, self.calibration = _sequences(model, source, settings, text)
+        self._bits: dict[str, int] | None = None
+        if settings.budget is not None:
+            units = find_units(model, source, settings.tensors, ids, progress)
+            self._bits = share_bits(units, settings.tensors, settings.budget)
         with model.front():
             entered = model.enter(ids)
             self._probe_calls: Sequence[Call] = model.enter(ids[:1]).calls
@@ -238,6 +255,7 @@ class _Walk:
                 {name: model.target(name).removeprefix(f"{model.prefix}{index}.") for name in model.names(index)},
                 self._source,
                 self._settings.tensors,
+                bits=self._bits,
                 config=model.model.config.get_text_config(),
                 probe=(self._hidden[:1], self._probe_calls[index]),
                 text=None if self._states is None else (self._hidden, self._calls[index]),
@@ -292,6 +310,8 @@ def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> E
             other += spec.nbytes
     # A forward pass, and as much again for the second moments.
     work = _SEARCH_WORK + (2.0 * settings.sequences * settings.seq_len if calibrated else 0.0)
+    if settings.budget is not None:
+        stored = settings.budget * compressed
     return Estimate(
         bits_per_weight=stored / compressed if compressed else 0.0,
         compressed=compressed,
@@ -341,7 +361,7 @@ def _describe(
     return PackDescription(
         name=name,
         settings={
-            "bits": settings.tensors.bits,
+            **({"bits": settings.tensors.bits} if settings.budget is None else {"budget": settings.budget}),
             "group": settings.tensors.group,
             "rank": settings.tensors.rank,
             "steps": settings.steps,
@@ -362,6 +382,6 @@ def _describe(
             note=None,
         ),
         calibration=calibration,
-        nominal_bits=float(settings.tensors.bits),
+        nominal_bits=float(settings.tensors.bits) if settings.budget is None else None,
         ties=source.ties,
     )

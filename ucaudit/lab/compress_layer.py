@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,6 +53,7 @@ def compress_layer(
     source: TensorSource,
     settings: TensorSettings,
     *,
+    bits: Mapping[str, int] | None = None,
     config: PreTrainedConfig,
     probe: tuple[torch.Tensor, Call],
     text: tuple[torch.Tensor, Call] | None,
@@ -65,6 +66,7 @@ def compress_layer(
         targets: name in the checkpoint → name in the layer, for each of the layer's tensors.
         source: the checkpoint.
         settings: how a weight is stored.
+        bits: of a weight by its name, instead of those of ``settings``.
         config: of the language model.
         probe: hidden states that show what the layer multiplies by, and how it is called with them.
         text: the same for the calibration text; None without one.
@@ -78,7 +80,7 @@ def compress_layer(
     chosen = compressible(layer, places, reads, config)
     for place in chosen:
         _require_bf16(source, place.name)
-    work = _Layer(layer, chosen, settings)
+    work = _Layer(layer, chosen, settings, bits or {})
     hidden = None
     if text is not None:
         used = {item.matrix.parameter for item in reads}
@@ -97,16 +99,20 @@ def compress_layer(
 class _Layer:
     """The weights of one layer, on their way to being stored."""
 
-    def __init__(self, layer: nn.Module, chosen: list[Place], settings: TensorSettings) -> None:
+    def __init__(
+        self, layer: nn.Module, chosen: list[Place], settings: TensorSettings, bits: Mapping[str, int]
+    ) -> None:
         self._layer = layer
-        self._settings = settings
+        self._settings = {
+            place.name: replace(settings, bits=bits.get(place.name, settings.bits)) for place in chosen
+        }
         self._parts: dict[Matrix, list[Place]] = {}
         self._stacks: dict[str, _Stack] = {}
         self._encoded: list[EncodedTensor] = []
         self.done: set[Matrix] = set()
         for place in chosen:
             if place.stacked:
-                self._stacks[place.matrix.parameter] = _Stack(place, layer, settings)
+                self._stacks[place.matrix.parameter] = _Stack(place, layer, self._settings[place.name])
             else:
                 self._parts.setdefault(place.matrix, []).append(place)
         self.matrices = set(self._parts)
@@ -134,9 +140,10 @@ class _Layer:
             for matrix in matrices
             for place in self._parts[matrix]
         }
-        if weights:
-            made = encode_weights(weights, inputs, self._settings)
-            for weight, tensor in zip(weights.values(), made, strict=True):
+        for settings in dict.fromkeys(self._settings[name] for name in weights):
+            alike = {name: weight for name, weight in weights.items() if self._settings[name] == settings}
+            made = encode_weights(alike, inputs, settings)
+            for weight, tensor in zip(alike.values(), made, strict=True):
                 weight.copy_(tensor.decode())
             self._encoded += made
 

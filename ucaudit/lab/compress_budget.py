@@ -1,0 +1,177 @@
+"""Which weight gets how many bits, where only their average is given: more where an error is felt more.
+
+What is felt is the change of a layer's output, token by token, relative to the output itself: behind a decoder
+layer comes a norm, for which only directions count. One layer after the other is loaded once; some calibration
+text passes through it unchanged, and once for each of its units with that unit's weights rounded coarsely. An error
+falls by four with every bit (high-resolution theory; Gersho & Gray 1992, ch. 5), so bits go one by one to the unit
+where one more saves most for what it costs (Shoham & Gersho 1988).
+
+A unit is a weight of a layer; a layer's experts are one, since what is known of each rests on the few tokens that
+it sees.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import nn
+
+from ucaudit.core.errors import InputError
+from ucaudit.core.progress import Progress
+from ucaudit.lab.compress_layers import Place, compressible, find_places, record_reads, run_layer
+from ucaudit.lab.compress_quantise import Grid, curved_levels, fit_scales, round_nearest, spread_scales
+from ucaudit.lab.compress_tensors import TensorSettings
+from ucaudit.models.layers import Call
+from ucaudit.packs.codecs.base import TensorSource
+
+if TYPE_CHECKING:
+    from ucaudit.models.streamed import StreamedModel
+
+LEAST: Final = 2
+MOST: Final = 8
+_COARSE: Final = 4
+_SEQUENCES: Final = 16
+_NUMBER: Final = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Weights that get the same bits.
+
+    Attributes:
+        shapes: name in the checkpoint → rows and columns, and whether it is a stack of experts.
+        error: mean square change of the layer's output, relative to the output, at four bits.
+    """
+
+    shapes: Mapping[str, tuple[int, int, bool]]
+    error: float
+
+    @property
+    def elements(self) -> int:
+        """How many weights."""
+        return sum(rows * columns for rows, columns, _ in self.shapes.values())
+
+    def stored_bits(self, settings: TensorSettings) -> float:
+        """What they take on disk."""
+        return sum(
+            rows * columns * (settings.of_stack() if stacked else settings).bits_on_disk(rows, columns)
+            for rows, columns, stacked in self.shapes.values()
+        )
+
+
+def find_units(
+    model: StreamedModel, source: TensorSource, settings: TensorSettings, ids: torch.Tensor, progress: Progress
+) -> list[Unit]:
+    """Every unit of a model, layer by layer, with what coarse rounding of it does.
+
+    Args:
+        model: the uncompressed one.
+        source: the checkpoint.
+        settings: group and rank; its bits do not matter.
+        ids: int64 [sequences, length], of the calibration text; the first few are used.
+        progress: told about layers.
+    """
+    with model.front():
+        entered = model.enter(ids[:_SEQUENCES])
+        probe_calls = model.enter(ids[:1]).calls
+    hidden, found = entered.hidden, list[Unit]()
+    progress.start(model.count, "layers", "weighing")
+    for index in range(model.count):
+        model.prefetch(index + 1)
+        with model.loaded(index) as layer:
+            targets = {
+                name: model.target(name).removeprefix(f"{model.prefix}{index}.") for name in model.names(index)
+            }
+            places = find_places(layer, targets, source.load)
+            reads = record_reads(layer, hidden[:1], probe_calls[index])
+            chosen = compressible(layer, places, reads, model.model.config.get_text_config())
+            after = run_layer(layer, hidden, entered.calls[index])
+            for members in _units(chosen):
+                error = _felt(layer, members, settings.group, hidden, entered.calls[index], after)
+                shapes = {
+                    place.name: (place.rows_of(layer).flatten(0, -2).shape[0], place.shape[-1], place.stacked)
+                    for place in members
+                }
+                found.append(Unit(shapes, error))
+            hidden = after
+        progress.advance()
+    progress.finish()
+    return found
+
+
+def share_bits(units: Sequence[Unit], settings: TensorSettings, budget: float) -> dict[str, int]:
+    """Bits of every weight, so that all together take at most ``budget`` bits a weight on disk.
+
+    Args:
+        units: of :func:`find_units`.
+        settings: group and rank.
+        budget: bits a weight, with levels, scales and overlays.
+
+    Raises:
+        InputError: not even the fewest bits fit.
+    """
+    allowed = budget * sum(unit.elements for unit in units)
+    bits = [LEAST] * len(units)
+    costs = [[unit.stored_bits(_with(settings, count)) for count in range(MOST + 1)] for unit in units]
+    taken = sum(cost[LEAST] for cost in costs)
+    if taken > allowed:
+        least = taken / max(1, sum(unit.elements for unit in units))
+        raise InputError(
+            f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays take {least:.2f}",
+            hint="a larger --budget or --group, or a smaller --rank",
+        )
+    while True:
+        best, gain = None, 0.0
+        for index, unit in enumerate(units):
+            now = bits[index]
+            more = costs[index][now + 1] - costs[index][now] if now < MOST else 0.0
+            if now == MOST or taken + more > allowed:
+                continue
+            saved = unit.error * (4.0 ** (_COARSE - now) - 4.0 ** (_COARSE - now - 1)) / more
+            if best is None or saved > gain:
+                best, gain = index, saved
+        if best is None:
+            return {name: count for unit, count in zip(units, bits, strict=True) for name in unit.shapes}
+        taken += costs[best][bits[best] + 1] - costs[best][bits[best]]
+        bits[best] += 1
+
+
+def _with(settings: TensorSettings, bits: int) -> TensorSettings:
+    return TensorSettings(bits=bits, group=settings.group, rank=settings.rank)
+
+
+def _units(chosen: Iterable[Place]) -> list[list[Place]]:
+    """The places of each unit: the one of a weight, or those whose names differ in numbers only."""
+    units: dict[str, list[Place]] = {}
+    for place in chosen:
+        units.setdefault(_NUMBER.sub("#", place.name), []).append(place)
+    return list(units.values())
+
+
+@torch.no_grad()
+def _felt(
+    layer: nn.Module, members: Sequence[Place], group: int, hidden: torch.Tensor, call: Call, after: torch.Tensor
+) -> float:
+    """The mean over tokens of |change|² / |output|² with these weights rounded to four bits."""
+    kept = []
+    for place in members:
+        rows = place.rows_of(layer)
+        kept.append((rows, rows.clone()))
+        rows.copy_(_rounded(rows.flatten(0, -2), group).view(rows.shape))
+    changed = run_layer(layer, hidden, call)
+    for rows, before in kept:
+        rows.copy_(before)
+    change = (changed - after).double().square().sum(-1)
+    size = after.double().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    return float((change / size).mean())
+
+
+def _rounded(weight: torch.Tensor, group: int) -> torch.Tensor:
+    grid = Grid.of(curved_levels(_COARSE))
+    scales = fit_scales(weight, torch.ones(weight.shape[1]), grid, group)
+    codes = round_nearest(weight, scales, grid, group)
+    return grid.values[codes.long()] * spread_scales(scales, group, weight.shape[1])
