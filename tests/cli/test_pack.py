@@ -45,6 +45,29 @@ def test_a_pack_and_its_state_digest(model, run, tmp_path):
     assert code == 3 and "exists already and is not empty" in err
 
 
+def test_a_budget_instead_of_bits(model, run, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(make_text(), encoding="utf-8")
+    words = ["pack", model, "--out", tmp_path / "p", "--group", 16, "--rank", 0, "--budget", 6.25]
+    code, _, err = run(*words)
+    assert code == 2 and "--calibration" in err
+    words += ["--calibration", text]
+    code, _, err = run(*words, "--bits", 5)
+    assert code == 2 and "leave --bits out" in err
+    code, out, _ = run(*words, "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["bitsPerWeightCompressed"] == 6.25
+    code, _, err = run(*words)
+    manifest = json.loads((tmp_path / "p" / "manifest.json").read_text())
+    assert code == 0 and "weighing" in err and "6.25 allowed" in err
+    assert manifest["bitsPerWeight"]["nominal"] is None
+    assert 5.9 < manifest["bitsPerWeight"]["compressedOnDisk"] <= 6.25
+    code, out, _ = run("inspect", tmp_path / "p")
+    assert code == 0 and "nominal" not in out
+    words[3] = tmp_path / "q"
+    code, _, err = run(*words[:-4], "--budget", 2.5, *words[-2:])
+    assert code == 3 and "too few" in err and not (tmp_path / "q").exists()
+
+
 def test_dry_run_writes_nothing(model, run, tmp_path):
     code, out, _ = run("pack", model, "--out", tmp_path / "p", "--group", 16, "--dry-run", "--json")
     document = json.loads(out)

@@ -15,6 +15,11 @@ from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Pack directory to make.")
 @click.option("--bits", type=click.IntRange(2, 8), default=5, show_default=True, help="Bits of one code.")
+@click.option(
+    "--budget",
+    type=click.FloatRange(2, 9),
+    help="Bits a weight on disk, on average, instead of --bits: more where an error is felt more.",
+)
 @click.option("--group", type=click.IntRange(8, 1024), default=64, show_default=True, help="Columns a scale.")
 @click.option("--rank", type=click.IntRange(0, 1040), default=16, show_default=True, help="Rank of the overlay.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Text to calibrate on.")
@@ -38,6 +43,7 @@ def pack(
     model: Path,
     directory: Path,
     bits: int,
+    budget: float | None,
     group: int,
     rank: int,
     calibration: Path | None,
@@ -56,6 +62,11 @@ def pack(
 
     Prints the state digest: what every decoder must reconstruct.
     """
+    chosen = click.get_current_context().get_parameter_source("bits")
+    if budget is not None and chosen is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--budget finds each weight's bits: leave --bits out")
+    if budget is not None and calibration is None:
+        raise click.UsageError("--budget needs a text to weigh errors on: --calibration")
     if kl_weight and not steps:
         raise click.UsageError("--kl-weight has no effect without --steps")
     if steps and calibration is None:
@@ -76,6 +87,7 @@ def pack(
         seq_len=seq_len,
         steps=steps,
         kl_weight=kl_weight,
+        budget=budget,
     )
     with open_source(model) as source:
         if dry_run:
@@ -106,8 +118,9 @@ def pack(
         "parameters": made.manifest.parameters,
     }
     if bits_per_weight.compressed_on_disk is not None:
+        nominal = f"{bits} nominal" if budget is None else f"{budget:g} allowed"
         out.status(
-            f"bits a weight: {bits} nominal, {bits_per_weight.compressed_on_disk:.3f} on disk for the compressed "
+            f"bits a weight: {nominal}, {bits_per_weight.compressed_on_disk:.3f} on disk for the compressed "
             f"weights, {bits_per_weight.whole_on_disk:.3f} for the whole model"
         )
     out.result(document, made.state.digest)

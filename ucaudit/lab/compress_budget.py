@@ -35,7 +35,7 @@ LEAST: Final = 2
 MOST: Final = 8
 _COARSE: Final = 4
 _SEQUENCES: Final = 16
-_NUMBER: Final = re.compile(r"\d+")
+_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _with(settings: TensorSettings, bits: int) -> TensorSettings:
 
 
 def _units(chosen: Iterable[Place]) -> list[list[Place]]:
-    """The places of each unit: the one of a weight, or those whose names differ in numbers only."""
+    """The places of each unit: the one of a weight, or those whose names differ in numbers between dots only."""
     units: dict[str, list[Place]] = {}
     for place in chosen:
         units.setdefault(_NUMBER.sub("#", place.name), []).append(place)
