@@ -267,7 +267,8 @@ def table(
                 at_large(settings.tensors, width),
                 lambda out, settings=settings: encoded(bench, settings, out),
             )
-        for budget in [K_BITS[K_QUANTS[count][-1]]] if budgets is None else budgets:
+        alike = [K_BITS[K_QUANTS[count][-1]]] if count in K_QUANTS else []
+        for budget in alike if budgets is None else budgets:
             for group in (GROUP, 128):
                 settings = Settings(TensorSettings(group=group, rank=0), budget=budget)
                 bench.row(

@@ -97,17 +97,17 @@ def gate(
         password_file, github, device, threads,
     )  # fmt: skip
     require_options(asked)
-    with _begin_early(asked, out) as begun:
-        outputs = Outputs(asked, out)
-        outputs.begin()
-        try:
-            if outputs.problem is not None:
-                raise outputs.problem
+    outputs = Outputs(asked, out)
+    outputs.begin()
+    try:
+        if outputs.problem is not None:
+            raise outputs.problem
+        with _begin_early(asked, out) as begun:
             outcomes = _judge(asked, outputs, out, begun)
-        except UcauditError as error:
-            outputs.fail(error)
-            raise
-        return outputs.finish(outcomes)
+    except UcauditError as error:
+        outputs.fail(error)
+        raise
+    return outputs.finish(outcomes)
 
 
 def _begin_early(asked: Asked, out: Output) -> AbstractContextManager[PackReading | None]:

@@ -61,6 +61,8 @@ def require_options(asked: Asked) -> None:
 
 def packs_asked(asked: Asked) -> tuple[list[Path], tuple[Path, ...]]:
     """Every pack that is named, each once; and what was passed over."""
+    if not asked.many:
+        return list(asked.packs), ()
     import sys
 
     from ucaudit.packs.batch import MAX_PACKS, packs_in, packs_listed

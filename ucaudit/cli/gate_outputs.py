@@ -37,9 +37,6 @@ class Outputs:
 
     def begin(self) -> None:
         """Check where files may be written, and replace those of an earlier run."""
-        from ucaudit.core.files import require_outside
-        from ucaudit.evidence.bundle import refuse_inside_bundle
-
         asked = self._asked
         try:
             self.packs, self.skipped = packs_asked(asked)
@@ -49,6 +46,9 @@ class Outputs:
         inputs = (*self.packs, asked.trust, *(file_of(text) for text in asked.policies))
         for target in (asked.junit, asked.svr, asked.cache):
             if target is not None:
+                from ucaudit.core.files import require_outside
+                from ucaudit.evidence.bundle import refuse_inside_bundle
+
                 refuse_inside_bundle(target)
                 require_outside(target, *inputs)
         for target in self.verdicts:

@@ -24,7 +24,8 @@ from ucaudit.core.errors import CorpusError, ModelError, StateDriftError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Calibration
 from ucaudit.lab.compress_blocks import fixed_blocks
-from ucaudit.lab.compress_budget import find_units, share_bits
+from ucaudit.lab.compress_budget import LEAST, MOST, find_units, share_bits, too_few
+from ucaudit.lab.compress_budget import SEQUENCES as SEQUENCES_WEIGHED
 from ucaudit.lab.compress_divergence import OutputDivergence
 from ucaudit.lab.compress_layer import compress_layer, raw_part
 from ucaudit.lab.compress_layers import SMALLEST_SIDE, run_layer
@@ -52,6 +53,8 @@ _PROBE: Final = 16
 
 # Work besides the calibration passes, in multiply-adds of a matrix product that take as long (measured).
 _SEARCH_WORK: Final = 30_000.0
+_UNITS: Final = 8
+"""Runs of a layer where bits are shared out: one for each of about seven weights, and one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,8 @@ def compress(
         raise CorpusError("training needs a calibration text", hint="give --calibration, or no --steps")
     if settings.budget is not None and calibration is None:
         raise CorpusError("sharing bits out needs a calibration text", hint="give --calibration, or no --budget")
+    if settings.budget is not None:
+        estimate(source, settings, calibrated=True)  # refuses what cannot be before anything is weighed
     text = None if calibration is None else load_corpus(calibration)
     digest = source_digest or source.pack.file_manifest().digest
     threads = torch.get_num_threads()
@@ -297,21 +302,30 @@ def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> E
     """What :func:`compress` will make of a source.
 
     Weights are recognised by name and shape here; :func:`compress` looks at what a layer does.
+
+    Raises:
+        InputError: a budget that not even the fewest bits keep.
     """
-    stored = 0.0
+    stored = least = most = 0.0
     compressed = other = 0
     for spec in source.specs:
         inside = any(part.isdigit() for part in spec.name.split("."))
         if inside and 2 <= len(spec.shape) <= 3 and min(spec.shape[-2:]) >= SMALLEST_SIDE:
             how = settings.tensors.of_stack() if len(spec.shape) == 3 else settings.tensors
-            stored += spec.elements * how.bits_on_disk(math.prod(spec.shape[:-1]), spec.shape[-1])
+            sides = math.prod(spec.shape[:-1]), spec.shape[-1]
+            stored += spec.elements * how.bits_on_disk(*sides)
+            least += spec.elements * replace(how, bits=LEAST).bits_on_disk(*sides)
+            most += spec.elements * replace(how, bits=MOST).bits_on_disk(*sides)
             compressed += spec.elements
         else:
             other += spec.nbytes
     # A forward pass, and as much again for the second moments.
     work = _SEARCH_WORK + (2.0 * settings.sequences * settings.seq_len if calibrated else 0.0)
     if settings.budget is not None:
-        stored = settings.budget * compressed
+        if least > settings.budget * compressed:
+            raise too_few(settings.budget, least / compressed)
+        stored = min(settings.budget * compressed, most)
+        work += _UNITS * SEQUENCES_WEIGHED * settings.seq_len
     return Estimate(
         bits_per_weight=stored / compressed if compressed else 0.0,
         compressed=compressed,

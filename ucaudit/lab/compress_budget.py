@@ -6,12 +6,13 @@ text passes through it unchanged, and once for each of its units with that unit'
 falls by four with every bit (high-resolution theory; Gersho & Gray 1992, ch. 5), so bits go one by one to the unit
 where one more saves most for what it costs (Shoham & Gersho 1988).
 
-A unit is a weight of a layer; a layer's experts are one, since what is known of each rests on the few tokens that
-it sees.
+A unit is a weight of a layer. One projection of all of a layer's experts is one unit, since what is known of each
+expert rests on the few tokens that it sees.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import nn
 
-from ucaudit.core.errors import InputError
+from ucaudit.core.errors import InputError, ModelError
 from ucaudit.core.progress import Progress
+from ucaudit.lab.compress_blocks import spans
+from ucaudit.lab.compress_layer import require_bf16, require_finite
 from ucaudit.lab.compress_layers import Place, compressible, find_places, record_reads, run_layer
 from ucaudit.lab.compress_quantise import Grid, curved_levels, fit_scales, round_nearest, spread_scales
 from ucaudit.lab.compress_tensors import TensorSettings
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
 LEAST: Final = 2
 MOST: Final = 8
 _COARSE: Final = 4
-_SEQUENCES: Final = 16
+SEQUENCES: Final = 16
+"""How many of the calibration sequences are used."""
+_CHUNK: Final = 1 << 22
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -74,9 +79,12 @@ def find_units(
         settings: group and rank; its bits do not matter.
         ids: int64 [sequences, length], of the calibration text; the first few are used.
         progress: told about layers.
+
+    Raises:
+        ModelError: NaN or infinity in a weight, one of another dtype than BF16, or an output that is not finite.
     """
     with model.front():
-        entered = model.enter(ids[:_SEQUENCES])
+        entered = model.enter(ids[:SEQUENCES])
         probe_calls = model.enter(ids[:1]).calls
     hidden, found = entered.hidden, list[Unit]()
     progress.start(model.count, "layers", "weighing")
@@ -89,6 +97,9 @@ def find_units(
             places = find_places(layer, targets, source.load)
             reads = record_reads(layer, hidden[:1], probe_calls[index])
             chosen = compressible(layer, places, reads, model.model.config.get_text_config())
+            for place in chosen:
+                require_bf16(source, place.name)
+                require_finite(place.rows_of(layer), place.name)
             after = run_layer(layer, hidden, entered.calls[index])
             for members in _units(chosen):
                 error = _felt(layer, members, settings.group, hidden, entered.calls[index], after)
@@ -119,11 +130,7 @@ def share_bits(units: Sequence[Unit], settings: TensorSettings, budget: float) -
     costs = [[unit.stored_bits(_with(settings, count)) for count in range(MOST + 1)] for unit in units]
     taken = sum(cost[LEAST] for cost in costs)
     if taken > allowed:
-        least = taken / max(1, sum(unit.elements for unit in units))
-        raise InputError(
-            f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays take {least:.2f}",
-            hint="a larger --budget or --group, or a smaller --rank",
-        )
+        raise too_few(budget, taken / max(1, sum(unit.elements for unit in units)))
     while True:
         best, gain = None, 0.0
         for index, unit in enumerate(units):
@@ -138,6 +145,14 @@ def share_bits(units: Sequence[Unit], settings: TensorSettings, budget: float) -
             return {name: count for unit, count in zip(units, bits, strict=True) for name in unit.shapes}
         taken += costs[best][bits[best] + 1] - costs[best][bits[best]]
         bits[best] += 1
+
+
+def too_few(budget: float, least: float) -> InputError:
+    """The refusal of a budget below what the fewest bits take."""
+    return InputError(
+        f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays take {least:.2f}",
+        hint="a larger --budget or --group, or a smaller --rank",
+    )
 
 
 def _with(settings: TensorSettings, bits: int) -> TensorSettings:
@@ -161,17 +176,23 @@ def _felt(
     for place in members:
         rows = place.rows_of(layer)
         kept.append((rows, rows.clone()))
-        rows.copy_(_rounded(rows.flatten(0, -2), group).view(rows.shape))
+        _round(rows.flatten(0, -2), group)
     changed = run_layer(layer, hidden, call)
-    for rows, before in kept:
+    for rows, before in reversed(kept):
         rows.copy_(before)
     change = (changed - after).double().square().sum(-1)
     size = after.double().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
-    return float((change / size).mean())
+    felt = float((change / size).mean())
+    if not math.isfinite(felt):
+        raise ModelError("a layer's output is infinite or not a number", subject=members[0].name)
+    return felt
 
 
-def _rounded(weight: torch.Tensor, group: int) -> torch.Tensor:
-    grid = Grid.of(curved_levels(_COARSE))
-    scales = fit_scales(weight, torch.ones(weight.shape[1]), grid, group)
-    codes = round_nearest(weight, scales, grid, group)
-    return grid.values[codes.long()] * spread_scales(scales, group, weight.shape[1])
+def _round(weight: torch.Tensor, group: int) -> None:
+    """Round a weight [rows, columns] in place, some rows at a time."""
+    grid, equal = Grid.of(curved_levels(_COARSE)), torch.ones(weight.shape[1])
+    for span in spans(len(weight), max(1, _CHUNK // weight.shape[1])):
+        rows = weight[span]
+        scales = fit_scales(rows, equal, grid, group)
+        codes = round_nearest(rows, scales, grid, group)
+        rows.copy_(grid.values[codes.long()] * spread_scales(scales, group, weight.shape[1]))

@@ -79,8 +79,8 @@ def compress_layer(
     reads = record_reads(layer, *probe)
     chosen = compressible(layer, places, reads, config)
     for place in chosen:
-        _require_bf16(source, place.name)
-    work = _Layer(layer, chosen, settings, bits or {})
+        require_bf16(source, place.name)
+    work = _Layer(layer, chosen, settings, bits)
     hidden = None
     if text is not None:
         used = {item.matrix.parameter for item in reads}
@@ -100,11 +100,14 @@ class _Layer:
     """The weights of one layer, on their way to being stored."""
 
     def __init__(
-        self, layer: nn.Module, chosen: list[Place], settings: TensorSettings, bits: Mapping[str, int]
+        self, layer: nn.Module, chosen: list[Place], settings: TensorSettings, bits: Mapping[str, int] | None
     ) -> None:
         self._layer = layer
+        for place in chosen:
+            if bits is not None and place.name not in bits:
+                raise ModelError("no bits were shared out to this weight", subject=place.name)
         self._settings = {
-            place.name: replace(settings, bits=bits.get(place.name, settings.bits)) for place in chosen
+            place.name: settings if bits is None else replace(settings, bits=bits[place.name]) for place in chosen
         }
         self._parts: dict[Matrix, list[Place]] = {}
         self._stacks: dict[str, _Stack] = {}
@@ -174,7 +177,7 @@ class _Stack:
         settings = self.settings.of_stack()
         if self._grid is None:
             whole = self.layer.get_parameter(self.place.matrix.parameter).detach().flatten(0, 1)
-            _require_finite(whole, self.place.name)
+            require_finite(whole, self.place.name)
             self._grid = fit_grid(whole, torch.ones(whole.shape[1]), settings.bits, settings.group)
         (tensor,) = encode_weights({self.place.name: weight}, inputs, settings, grid=self._grid)
         self.made[expert] = tensor
@@ -194,7 +197,8 @@ class _Stack:
         )
 
 
-def _require_bf16(source: TensorSource, name: str) -> None:
+def require_bf16(source: TensorSource, name: str) -> None:
+    """Raises ModelError if a tensor has another dtype."""
     spec = source.spec(name)
     if spec.dtype != "BF16":
         raise ModelError(
@@ -202,7 +206,8 @@ def _require_bf16(source: TensorSource, name: str) -> None:
         )
 
 
-def _require_finite(tensor: torch.Tensor, name: str) -> None:
+def require_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raises ModelError if a tensor holds NaN or infinity."""
     if not bool(tensor.isfinite().all()):
         raise ModelError("NaN or infinity in a weight", subject=name)
 
@@ -216,5 +221,5 @@ def raw_part(source: TensorSource, name: str) -> StoredPart:
     spec = source.spec(name)
     tensor = source.load(name)
     if tensor.is_floating_point():
-        _require_finite(tensor.float(), name)
+        require_finite(tensor.float(), name)
     return spec.dtype, spec.shape, bytes(raw_bytes(tensor))

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Final, Self
 
 from ucaudit.core.digest import FileManifest
-from ucaudit.core.errors import UcauditError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.packs.memo import DigestMemo
 from ucaudit.packs.opened import OpenedPack, open_pack
@@ -126,10 +125,10 @@ class _Begun:
 def begin_early(path: Path, *, progress: Progress = SILENT, threads: int | None = None) -> PackReading:
     """A pack that is being hashed already, before anything is known of it or of what to leave out.
 
-    An error waits until somebody asks: ``begin`` or ``manifest`` meet it again.
+    An error, whichever, waits until somebody asks: ``begin`` or ``manifest`` meet it again.
     """
     reading = PackReading(path, progress=progress, threads=threads)
-    with contextlib.suppress(UcauditError):
+    with contextlib.suppress(Exception):
         reading.begin()
     return reading
 

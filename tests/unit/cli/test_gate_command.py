@@ -76,6 +76,20 @@ def test_no_green_file_outlives_a_run_that_came_to_no_verdict(honest, setting, r
     assert suite(path)[1] == {"failures": 0, "errors": 1}
 
 
+def test_nothing_green_is_left_where_opening_the_pack_is_as_far_as_it_got(honest, gate, tmp_path, monkeypatch):
+    """The pack is opened and hashed early, but not before the files of an earlier run are unready."""
+    path = tmp_path / "gate.xml"
+    assert gate(honest, "--junit", path).code == 0
+
+    def interrupted(*_, **__):
+        assert suite(path)[1]["errors"] == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ucaudit.packs.reading.open_pack", interrupted)
+    assert gate(honest, "--junit", path).code == 130
+    assert suite(path)[1] == {"failures": 0, "errors": 1}
+
+
 def test_a_run_that_dies_leaves_an_error(honest, gate, tmp_path, monkeypatch):
     path = tmp_path / "gate.xml"
     assert gate(honest, "--junit", path).code == 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tinymodels import make_model, make_text, make_tokenizer
 
-from ucaudit.core.errors import CorpusError, InputError
+from ucaudit.core.errors import CorpusError, InputError, ModelError
 from ucaudit.core.progress import SILENT
 from ucaudit.lab.compress import Settings, compress, estimate
 from ucaudit.lab.compress_blocks import fixed_blocks
@@ -166,6 +166,24 @@ def test_a_pack_of_a_budget(model, text, tmp_path):
     assert manifest.settings["budget"] == 6.5 and "bits" not in manifest.settings
     with open_source(tmp_path / "1" / "pack") as source:
         assert reconstruct_state(source) == source.published_state()
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(math.nan, None), (math.inf, None), (1.0, torch.float32)])
+def test_a_weight_that_cannot_be_weighed_is_named(model, text, tmp_path, value, dtype):
+    from safetensors.torch import load_file, save_file
+
+    name = "model.layers.1.mlp.up_proj.weight"
+    spoilt = tmp_path / "model"
+    spoilt.mkdir()
+    for file in model.iterdir():
+        (spoilt / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(model / "model.safetensors")
+    tensors[name][3, 5] = value
+    tensors[name] = tensors[name].to(dtype or torch.bfloat16)
+    save_file(tensors, spoilt / "model.safetensors", metadata={"format": "pt"})
+    with open_source(spoilt) as source, pytest.raises(ModelError) as refused:
+        compress(source, tmp_path / "pack", SETTINGS, calibration=text)
+    assert name in str(refused.value)
 
 
 def test_a_budget_needs_a_text_and_room(model, text, tmp_path):

@@ -14,8 +14,6 @@ from typing import Final
 
 import torch
 
-from ucaudit.core.errors import MalformedPackError
-
 _LOCK: Final = threading.Lock()
 _agreed: dict[str, bool] = {}
 
@@ -24,7 +22,7 @@ def serves(name: str, compiled: Callable[[], torch.Tensor], plain: Callable[[], 
     """Whether the compiled decoder of this name may be used.
 
     Args:
-        name: of the decoder, unique in a process.
+        name: of the decoder and of the way through it, unique in a process.
         compiled: decodes a sample.
         plain: decodes the same sample.
 
@@ -34,7 +32,7 @@ def serves(name: str, compiled: Callable[[], torch.Tensor], plain: Callable[[], 
         if name not in _agreed:
             try:
                 _agreed[name] = same_bytes(compiled(), plain())
-            except MalformedPackError:
+            except Exception:  # noqa: BLE001 - whatever keeps it from working, the plain decoder is at hand
                 _agreed[name] = False
         return _agreed[name]
 

@@ -43,7 +43,7 @@ def _own(part: Blocks) -> Blocks:
 
 
 # --- bytes to words and codes -----------------------------------------------------------------------------------
-def _halves(part: Blocks) -> torch.Tensor:
+def halves(part: Blocks) -> torch.Tensor:
     """Two bytes a value → float32 [blocks, values]."""
     return _own(part).view(torch.float16).to(torch.float32)
 
@@ -126,32 +126,32 @@ def _bf16(blocks: Blocks) -> torch.Tensor:
 
 
 def _q4_0(blocks: Blocks) -> torch.Tensor:
-    return _signed(_fields(blocks[:, 2:], 4, 16), 8, 32).mul_(_halves(blocks[:, :2]).unsqueeze(2)).flatten(1)
+    return _signed(_fields(blocks[:, 2:], 4, 16), 8, 32).mul_(halves(blocks[:, :2]).unsqueeze(2)).flatten(1)
 
 
 def _q4_1(blocks: Blocks) -> torch.Tensor:
-    ends = _halves(blocks[:, :4]).unsqueeze(2)
+    ends = halves(blocks[:, :4]).unsqueeze(2)
     return _unsigned(_fields(blocks[:, 4:], 4, 16), 32).mul_(ends[:, :1]).add_(ends[:, 1:]).flatten(1)
 
 
 def _q5_0(blocks: Blocks) -> torch.Tensor:
     codes = _spread_bits(blocks[:, 2:6]).bitwise_left_shift_(4).bitwise_or_(_fields(blocks[:, 6:], 4, 16))
-    return _signed(codes, 16, 32).mul_(_halves(blocks[:, :2]).unsqueeze(2)).flatten(1)
+    return _signed(codes, 16, 32).mul_(halves(blocks[:, :2]).unsqueeze(2)).flatten(1)
 
 
 def _q5_1(blocks: Blocks) -> torch.Tensor:
     codes = _spread_bits(blocks[:, 4:8]).bitwise_left_shift_(4).bitwise_or_(_fields(blocks[:, 8:], 4, 16))
-    ends = _halves(blocks[:, :4]).unsqueeze(2)
+    ends = halves(blocks[:, :4]).unsqueeze(2)
     return _unsigned(codes, 32).mul_(ends[:, :1]).add_(ends[:, 1:]).flatten(1)
 
 
 def _q8_0(blocks: Blocks) -> torch.Tensor:
     codes = _own(blocks[:, 2:]).view(torch.int8).to(torch.float32)
-    return codes.mul_(_halves(blocks[:, :2]))
+    return codes.mul_(halves(blocks[:, :2]))
 
 
 def _q2_k(blocks: Blocks) -> torch.Tensor:
-    packed, ends = _words(blocks[:, :16]), _halves(blocks[:, 80:84]).unsqueeze(2)
+    packed, ends = _words(blocks[:, :16]), halves(blocks[:, 80:84]).unsqueeze(2)
     scales = _unsigned(packed & (15 * _ONES), 1).mul_(ends[:, :1])
     minima = _unsigned((packed >> 4) & (15 * _ONES), 1).mul_(ends[:, 1:])
     return _unsigned(_fields(blocks[:, 16:80], 2, 32), 16).mul_(scales).sub_(minima).flatten(1)
@@ -163,7 +163,7 @@ def _q3_k(blocks: Blocks) -> torch.Tensor:
     high = torch.bitwise_right_shift(high, _shifts(high, 2, 4, torch.int32)).bitwise_and_(0x03030303)
     scales = _signed(high.view(torch.int64).bitwise_left_shift(4).bitwise_or_(low), 32, 1)
     codes = _fields(blocks[:, :32], 1, 32).bitwise_left_shift_(2).bitwise_or_(_fields(blocks[:, 32:96], 2, 32))
-    scales.mul_(_halves(blocks[:, 108:]).unsqueeze(2))
+    scales.mul_(halves(blocks[:, 108:]).unsqueeze(2))
     return _signed(codes, 4, 16).mul_(scales).flatten(1)
 
 
@@ -182,7 +182,7 @@ def _six_bit_scales(blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor]:
     # Scales and minima each without gaps: what all elements are multiplied with is read faster so.
     codes = packed.view(torch.uint8).view(-1, 2, 8).transpose(0, 1)
     both = codes.to(torch.float32, memory_format=torch.contiguous_format)
-    scales, minima = both.mul_(_halves(blocks[:, :4]).t().unsqueeze(2)).unsqueeze(3).unbind(0)
+    scales, minima = both.mul_(halves(blocks[:, :4]).t().unsqueeze(2)).unsqueeze(3).unbind(0)
     return scales, minima
 
 
@@ -200,13 +200,13 @@ def _q5_k(blocks: Blocks) -> torch.Tensor:
 def _q6_k(blocks: Blocks) -> torch.Tensor:
     codes = _fields(blocks[:, 128:192], 2, 32).bitwise_left_shift_(4).bitwise_or_(_fields(blocks[:, :128], 4, 64))
     scales = _own(blocks[:, 192:208]).view(torch.int8).to(torch.float32)
-    scales.mul_(_halves(blocks[:, 208:]))
+    scales.mul_(halves(blocks[:, 208:]))
     return _signed(codes, 32, 16).mul_(scales.unsqueeze(2)).flatten(1)
 
 
 def _iq4_nl(blocks: Blocks) -> torch.Tensor:
     values = _looked_up(_fields(blocks[:, 2:], 4, 16), _IQ4, 32)
-    return values.mul_(_halves(blocks[:, :2]).unsqueeze(2)).flatten(1)
+    return values.mul_(halves(blocks[:, :2]).unsqueeze(2)).flatten(1)
 
 
 def _iq4_xs(blocks: Blocks) -> torch.Tensor:
@@ -215,7 +215,7 @@ def _iq4_xs(blocks: Blocks) -> torch.Tensor:
     pairs = blocks[:, 4:8].unsqueeze(2)
     low = torch.cat((pairs & 15, pairs >> 4), dim=2).view(-1, 8).to(torch.int32)
     scales = high.bitwise_left_shift_(4).bitwise_or_(low).sub_(32).to(torch.float32)
-    scales.mul_(_halves(blocks[:, :2]))
+    scales.mul_(halves(blocks[:, :2]))
     return _looked_up(_fields(blocks[:, 8:], 4, 16), _IQ4, 32).mul_(scales.unsqueeze(2)).flatten(1)
 
 
@@ -244,7 +244,7 @@ def _nvfp4(blocks: Blocks) -> torch.Tensor:
 
 DECODERS: Final[dict[str, Callable[[Blocks], torch.Tensor]]] = {
     "F32": _f32,
-    "F16": _halves,
+    "F16": halves,
     "BF16": _bf16,
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,

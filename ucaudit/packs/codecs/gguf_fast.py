@@ -138,7 +138,7 @@ def decode_compiled(kind: str, blocks: torch.Tensor) -> torch.Tensor:
     """The compiled decoder itself; ``kind`` is a key of :data:`FORMS`."""
     form = FORMS[kind]
     width = 4 if form.minima else 2
-    ends = blocks[:, form.ends : form.ends + width].contiguous().view(torch.float16).to(torch.float32).numpy()
+    ends = gguf_blocks.halves(blocks[:, form.ends : form.ends + width]).numpy()
     stored, count = blocks.contiguous().numpy(), len(blocks)
     scales = np.empty((count, _ELEMENTS // form.group), np.float32)
     minima = np.empty((count, scales.shape[1] if form.minima else 0), np.float32)

@@ -27,8 +27,9 @@ _BF16_INFINITE: Final = 0x7F7F8000  # magnitudes from here on round to infinity
 
 def decode_rows(stored: StoredRows) -> torch.Tensor:
     """As :func:`ucaudit.packs.codecs.ucq_math.decode_rows`, for tensors on the CPU."""
+    ways = stored.bits, stored.zeros is not None, stored.overlay is not None
     serves = compiled.serves(
-        "ucq",
+        f"ucq {ways}",
         lambda: decode_compiled(ucq_math.first_rows(stored, _FIRST_ROWS)),
         lambda: ucq_math.decode_rows(ucq_math.first_rows(stored, _FIRST_ROWS)),
     )
