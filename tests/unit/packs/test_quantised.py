@@ -319,3 +319,23 @@ def test_rounding_is_numpys_and_never_infinite():
 def test_the_registry_has_them_all():
     for name in ("gptq", "awq", "compressed-tensors", "bitsandbytes", "fp8", "mxfp4", "nvfp4"):
         assert callable(codec_factory(name))
+
+
+def test_the_second_zero_of_fp4_has_a_sign_by_the_profile_that_says_so(tmp_path):
+    """bitsandbytes disagrees with itself: its map has one zero twice, its CUDA code multiplies by the sign."""
+    pack = VECTORS / "bitsandbytes" / "fp4-plain-6"
+    spoilt = shutil.copytree(pack, tmp_path / "pack")
+    tensors = load_file(pack / "model.safetensors")
+    (name,) = (one for one in tensors if one.endswith("up_proj.weight"))
+    tensors[name].view(-1)[:2] = torch.tensor([0x80, 0x08], dtype=torch.uint8)
+    save_file(tensors, spoilt / "model.safetensors", metadata={"format": "pt"})
+    values = {}
+    for profile in ("bnb-f32/1", "bnb-f32-negative-zero/1"):
+        with open_source(spoilt, profile=profile) as source:
+            values[profile] = source.load(name).float().view(-1)
+    plain, signed = values.values()
+    assert plain[:4].tolist() == signed[:4].tolist() == [0.0] * 4
+    assert plain[:4].signbit().tolist() == [False] * 4
+    assert signed[:4].signbit().tolist() == [True, False, False, True]
+    different = plain.view(torch.int32) != signed.view(torch.int32)
+    assert bool((plain[different] == 0).all())

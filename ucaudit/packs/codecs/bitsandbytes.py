@@ -10,6 +10,10 @@ Profile ``bnb-f32/1``, which is what the package's dequantisation computes: nest
 scale``, rounded, ``+ offset``, rounded; weight ``map[code] · absmax``, rounded to float32, then to the dtype of
 the state; int8 ``code · SCB``, rounded, ``· fl(1/127)``, rounded to float32, then to the dtype of the
 checkpoint.
+
+FP4 has two codes of zero, and the package's implementations disagree about the second: by the map that the file
+holds, which its AVX-512 code and its torch code follow, it is zero; its CUDA code and the code for other processors
+make it negative zero. That is profile ``bnb-f32-negative-zero/1``.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 STATE: Final = ".weight.quant_state.bitsandbytes__"
 _MAX_STATE: Final = 1 << 16
+_SECOND_ZERO: Final = 8
 _RECIPROCAL: Final = 7.874015718698502e-3
 
 
@@ -38,6 +43,7 @@ class FourBitLayout(Layout):
     block: int
     nested_block: int
     offset: float
+    negative_zero: bool
 
     def pieces(self, reader: Reader, device: torch.device, elements: int) -> Iterator[torch.Tensor]:
         """As the base class says."""
@@ -49,6 +55,8 @@ class FourBitLayout(Layout):
         for size in self.shape:
             count *= size
         table = reader.scales(self.parts[2])
+        if self.negative_zero and float(table[_SECOND_ZERO]) == 0.0:
+            table[_SECOND_ZERO] = -0.0
         if len(self.parts) > 4:
             codes = reader.whole(self.parts[1])
             values = look_up(codes, reader.scales(self.parts[5]))
@@ -92,7 +100,7 @@ class BitsAndBytesSource(QuantisedSource):
     codec = "bitsandbytes"
     codec_version = 1
     arithmetic_profile = "bnb-f32/1"
-    profiles = ("bnb-f32/1",)
+    profiles = ("bnb-f32/1", "bnb-f32-negative-zero/1")
 
     def plan(self) -> tuple[Sequence[Layout], Sequence[str]]:
         """As the base class says."""
@@ -130,7 +138,16 @@ class BitsAndBytesSource(QuantisedSource):
             parts += [f"{name}.nested_absmax", f"{name}.nested_quant_map"]
         else:
             self.require(f"{name}.absmax", ["F32"], [(blocks,)])
-        return FourBitLayout(name, shape, TORCH_NAMES[state["dtype"]], tuple(parts), block, nested_block, offset)
+        return FourBitLayout(
+            name,
+            shape,
+            TORCH_NAMES[state["dtype"]],
+            tuple(parts),
+            block,
+            nested_block,
+            offset,
+            negative_zero=kind == "fp4" and self.arithmetic_profile == self.profiles[1],
+        )
 
     def _state(self, name: str, kind: str) -> dict[str, Any]:
         info = self.require(name, ["U8"])
