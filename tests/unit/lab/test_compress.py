@@ -41,18 +41,6 @@ SETTINGS = Settings(TensorSettings(bits=5, group=16, rank=2), sequences=8, seq_l
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("m") / "model")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("t") / "text.txt"
-    path.write_text(make_text(), encoding="utf-8")
-    return path
-
-
 def encode(model, out, text=None, settings=SETTINGS):
     with open_source(model) as source:
         return compress(source, out, settings, calibration=text)

@@ -9,7 +9,7 @@ import torch
 from families import make_family
 from hypothesis import given
 from hypothesis import strategies as st
-from tinymodels import make_model, make_text, make_tokenizer
+from tinymodels import make_tokenizer
 
 from ucaudit.core.errors import CorpusError, InputError, ModelError
 from ucaudit.core.progress import SILENT
@@ -23,18 +23,6 @@ from ucaudit.packs.state import reconstruct_state
 
 SETTINGS = Settings(TensorSettings(group=16, rank=2), sequences=8, seq_len=32, budget=6.5)
 PLAIN = TensorSettings(group=64, rank=0)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("m") / "model")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("t") / "text.txt"
-    path.write_text(make_text(), encoding="utf-8")
-    return path
 
 
 def units(*errors, rows=64, columns=256, stacked=False):

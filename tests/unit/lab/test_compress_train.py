@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import make_family
 from test_compress import SETTINGS, encode, stop
-from tinymodels import make_model, make_text, make_tokenizer
+from tinymodels import make_tokenizer
 
 from ucaudit.core.errors import CorpusError
 from ucaudit.lab.compress_layers import Matrix, Place
@@ -17,18 +17,6 @@ from ucaudit.models.runtime import load_model
 from ucaudit.packs.codecs import open_source
 
 TRAINED = replace(SETTINGS, tensors=TensorSettings(bits=3, group=16, rank=2), steps=12)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("m") / "model")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("t") / "text.txt"
-    path.write_text(make_text(), encoding="utf-8")
-    return path
 
 
 class Layer(torch.nn.Module):
