@@ -138,7 +138,7 @@ def compress(
     if settings.budget is not None and calibration is None:
         raise CorpusError("sharing bits out needs a calibration text", hint="give --calibration, or no --budget")
     if settings.budget is not None:
-        estimate(source, settings, calibrated=True)  # refuses what cannot be before anything is weighed
+        _require_room(source, settings.tensors, settings.budget)
     text = None if calibration is None else load_corpus(calibration)
     digest = source_digest or source.pack.file_manifest().digest
     threads = torch.get_num_threads()
@@ -257,7 +257,7 @@ class _Walk:
                 learn = partial(self._lesson, index, target)
             made = compress_layer(
                 layer,
-                {name: model.target(name).removeprefix(f"{model.prefix}{index}.") for name in model.names(index)},
+                model.targets(index),
                 self._source,
                 self._settings.tensors,
                 bits=self._bits,
@@ -306,25 +306,12 @@ def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> E
     Raises:
         InputError: a budget that not even the fewest bits keep.
     """
-    stored = least = most = 0.0
-    compressed = other = 0
-    for spec in source.specs:
-        inside = any(part.isdigit() for part in spec.name.split("."))
-        if inside and 2 <= len(spec.shape) <= 3 and min(spec.shape[-2:]) >= SMALLEST_SIDE:
-            how = settings.tensors.of_stack() if len(spec.shape) == 3 else settings.tensors
-            sides = math.prod(spec.shape[:-1]), spec.shape[-1]
-            stored += spec.elements * how.bits_on_disk(*sides)
-            least += spec.elements * replace(how, bits=LEAST).bits_on_disk(*sides)
-            most += spec.elements * replace(how, bits=MOST).bits_on_disk(*sides)
-            compressed += spec.elements
-        else:
-            other += spec.nbytes
+    stored, compressed, other = _stored(source, settings.tensors)
     # A forward pass, and as much again for the second moments.
     work = _SEARCH_WORK + (2.0 * settings.sequences * settings.seq_len if calibrated else 0.0)
     if settings.budget is not None:
-        if least > settings.budget * compressed:
-            raise too_few(settings.budget, least / compressed)
-        stored = min(settings.budget * compressed, most)
+        _require_room(source, settings.tensors, settings.budget)
+        stored = min(settings.budget * compressed, _stored(source, replace(settings.tensors, bits=MOST))[0])
         work += _UNITS * SEQUENCES_WEIGHED * settings.seq_len
     return Estimate(
         bits_per_weight=stored / compressed if compressed else 0.0,
@@ -333,6 +320,27 @@ def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> E
         tensor_bytes=int(stored / 8) + other,
         seconds=compressed * work / multiply_adds_per_second("cpu"),
     )
+
+
+def _stored(source: TensorSource, tensors: TensorSettings) -> tuple[float, int, int]:
+    """Bits that the compressed weights take, by name and shape; how many weights those are; the others' bytes."""
+    stored, compressed, other = 0.0, 0, 0
+    for spec in source.specs:
+        inside = any(part.isdigit() for part in spec.name.split("."))
+        if inside and 2 <= len(spec.shape) <= 3 and min(spec.shape[-2:]) >= SMALLEST_SIDE:
+            how = tensors.of_stack() if len(spec.shape) == 3 else tensors
+            stored += spec.elements * how.bits_on_disk(math.prod(spec.shape[:-1]), spec.shape[-1])
+            compressed += spec.elements
+        else:
+            other += spec.nbytes
+    return stored, compressed, other
+
+
+def _require_room(source: TensorSource, tensors: TensorSettings, budget: float) -> None:
+    """Refuse, before anything is weighed, a budget that not even the fewest bits keep."""
+    least, compressed, _ = _stored(source, replace(tensors, bits=LEAST))
+    if least > budget * compressed:
+        raise too_few(budget, least / compressed)
 
 
 def _sequences(

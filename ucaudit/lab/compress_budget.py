@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -24,8 +24,8 @@ from torch import nn
 from ucaudit.core.errors import InputError, ModelError
 from ucaudit.core.progress import Progress
 from ucaudit.lab.compress_blocks import spans
-from ucaudit.lab.compress_layer import require_bf16, require_finite
-from ucaudit.lab.compress_layers import Place, compressible, find_places, record_reads, run_layer
+from ucaudit.lab.compress_layer import choose_places, require_finite
+from ucaudit.lab.compress_layers import Place, run_layer
 from ucaudit.lab.compress_quantise import Grid, curved_levels, fit_scales, round_nearest, spread_scales
 from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.models.layers import Call
@@ -91,14 +91,14 @@ def find_units(
     for index in range(model.count):
         model.prefetch(index + 1)
         with model.loaded(index) as layer:
-            targets = {
-                name: model.target(name).removeprefix(f"{model.prefix}{index}.") for name in model.names(index)
-            }
-            places = find_places(layer, targets, source.load)
-            reads = record_reads(layer, hidden[:1], probe_calls[index])
-            chosen = compressible(layer, places, reads, model.model.config.get_text_config())
+            _, chosen = choose_places(
+                layer,
+                model.targets(index),
+                source,
+                config=model.model.config.get_text_config(),
+                probe=(hidden[:1], probe_calls[index]),
+            )
             for place in chosen:
-                require_bf16(source, place.name)
                 require_finite(place.rows_of(layer), place.name)
             after = run_layer(layer, hidden, entered.calls[index])
             for members in _units(chosen):
@@ -127,7 +127,7 @@ def share_bits(units: Sequence[Unit], settings: TensorSettings, budget: float) -
     """
     allowed = budget * sum(unit.elements for unit in units)
     bits = [LEAST] * len(units)
-    costs = [[unit.stored_bits(_with(settings, count)) for count in range(MOST + 1)] for unit in units]
+    costs = [[unit.stored_bits(replace(settings, bits=count)) for count in range(MOST + 1)] for unit in units]
     taken = sum(cost[LEAST] for cost in costs)
     if taken > allowed:
         raise too_few(budget, taken / max(1, sum(unit.elements for unit in units)))
@@ -153,10 +153,6 @@ def too_few(budget: float, least: float) -> InputError:
         f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays take {least:.2f}",
         hint="a larger --budget or --group, or a smaller --rank",
     )
-
-
-def _with(settings: TensorSettings, bits: int) -> TensorSettings:
-    return TensorSettings(bits=bits, group=settings.group, rank=settings.rank)
 
 
 def _units(chosen: Iterable[Place]) -> list[list[Place]]:

@@ -13,6 +13,7 @@ from ucaudit.core.errors import ModelError
 from ucaudit.lab.compress_layers import (
     Matrix,
     Place,
+    Read,
     compressible,
     find_places,
     groups,
@@ -75,11 +76,7 @@ def compress_layer(
     Raises:
         ModelError: NaN or infinity in a tensor, or a weight of another dtype than BF16.
     """
-    places = find_places(layer, targets, source.load)
-    reads = record_reads(layer, *probe)
-    chosen = compressible(layer, places, reads, config)
-    for place in chosen:
-        require_bf16(source, place.name)
+    reads, chosen = choose_places(layer, targets, source, config=config, probe=probe)
     work = _Layer(layer, chosen, settings, bits)
     hidden = None
     if text is not None:
@@ -94,6 +91,25 @@ def compress_layer(
         hidden = run_layer(layer, *text)
     kept = set(targets) - {tensor.name for tensor in encoded}
     return CompressedLayer(encoded, {name: raw_part(source, name) for name in targets if name in kept}, hidden)
+
+
+def choose_places(
+    layer: nn.Module,
+    targets: dict[str, str],
+    source: TensorSource,
+    *,
+    config: PreTrainedConfig,
+    probe: tuple[torch.Tensor, Call],
+) -> tuple[list[Read], list[Place]]:
+    """What a layer multiplies by, and the places of the weights that are compressed.
+
+    Arguments as for :func:`compress_layer`. Raises ModelError: such a weight is of another dtype than BF16.
+    """
+    reads = record_reads(layer, *probe)
+    chosen = compressible(layer, find_places(layer, targets, source.load), reads, config)
+    for place in chosen:
+        _require_bf16(source, place.name)
+    return reads, chosen
 
 
 class _Layer:
@@ -197,8 +213,7 @@ class _Stack:
         )
 
 
-def require_bf16(source: TensorSource, name: str) -> None:
-    """Raises ModelError if a tensor has another dtype."""
+def _require_bf16(source: TensorSource, name: str) -> None:
     spec = source.spec(name)
     if spec.dtype != "BF16":
         raise ModelError(

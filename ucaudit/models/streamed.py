@@ -102,6 +102,10 @@ class StreamedModel:
         )
         return str(target)
 
+    def targets(self, layer: int) -> dict[str, str]:
+        """Name in the checkpoint → name in the layer, for each of the layer's tensors."""
+        return {name: self.target(name).removeprefix(f"{self.prefix}{layer}.") for name in self.names(layer)}
+
     def enter(self, ids: torch.Tensor) -> Entered:
         """What enters the first layer for one window, and every layer's call; see :func:`record_calls`.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -128,7 +127,7 @@ def begin_early(path: Path, *, progress: Progress = SILENT, threads: int | None 
     An error, whichever, waits until somebody asks: ``begin`` or ``manifest`` meet it again.
     """
     reading = PackReading(path, progress=progress, threads=threads)
-    with contextlib.suppress(Exception):
+    with suppress(Exception):
         reading.begin()
     return reading
 

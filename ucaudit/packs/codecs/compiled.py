@@ -14,6 +14,8 @@ from typing import Final
 
 import torch
 
+KERNEL: Final = {"nogil": True, "fastmath": False, "error_model": "numpy"}
+"""How every compiled decoder is compiled: the options of ``numba.njit``."""
 _LOCK: Final = threading.Lock()
 _agreed: dict[str, bool] = {}
 

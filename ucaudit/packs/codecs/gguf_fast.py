@@ -25,13 +25,12 @@ _ELEMENTS: Final = 256
 _BATCH: Final = 1024
 
 
-_KERNEL: Final = {"nogil": True, "fastmath": False, "error_model": "numpy"}
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
 # --- scales: blocks and their one or two float16 numbers, as float32 → scales and minima [blocks, groups] ---------
-@numba.njit(**_KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _scales_2(blocks: Bytes, ends: Floats, scales: Floats, minima: Floats) -> None:
     for block in range(blocks.shape[0]):
         for group in range(16):
@@ -40,7 +39,7 @@ def _scales_2(blocks: Bytes, ends: Floats, scales: Floats, minima: Floats) -> No
             minima[block, group] = np.float32(both >> 4) * ends[block, 1]
 
 
-@numba.njit(**_KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _scales_3(blocks: Bytes, ends: Floats, scales: Floats, _: Floats) -> None:
     for block in range(blocks.shape[0]):
         for group in range(16):
@@ -49,7 +48,7 @@ def _scales_3(blocks: Bytes, ends: Floats, scales: Floats, _: Floats) -> None:
             scales[block, group] = (np.float32(high << 4 | low) - np.float32(32)) * ends[block, 0]
 
 
-@numba.njit(**_KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _scales_4(blocks: Bytes, ends: Floats, scales: Floats, minima: Floats) -> None:
     for block in range(blocks.shape[0]):
         for group in range(4):
@@ -60,7 +59,7 @@ def _scales_4(blocks: Bytes, ends: Floats, scales: Floats, minima: Floats) -> No
             minima[block, group + 4] = np.float32(second >> 6 << 4 | rest >> 4) * ends[block, 1]
 
 
-@numba.njit(**_KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _scales_6(blocks: Bytes, ends: Floats, scales: Floats, _: Floats) -> None:
     for block in range(blocks.shape[0]):
         for group in range(16):
@@ -156,7 +155,7 @@ def decode_compiled(kind: str, blocks: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-@numba.njit(**_KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _unpack(
     blocks: Bytes,
     places: NDArray[np.int64],
@@ -180,7 +179,7 @@ def _unpack(
                 out[block, 4 * line + word] = code | (((words[high + word] >> also) & high_mask) << low_bits)
 
 
-@numba.njit(**_KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _scale(
     codes: Bytes,
     offset: float,

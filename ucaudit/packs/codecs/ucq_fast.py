@@ -76,7 +76,7 @@ def _pairs(levels: Floats, bits: int) -> NDArray[np.int64]:
     return np.stack((levels[codes & ((1 << bits) - 1)], levels[codes >> bits]), axis=1).view(np.int64)[:, 0]
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _decode(
     codes: NDArray[np.uint8],
     bits: int,
@@ -125,7 +125,7 @@ def _decode(
     return _NOT_FINITE if above >= np.uint32(_TOP) else _GOOD
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _look_up(
     words: NDArray[np.uint64], bits: int, columns: int, levels: Floats, pairs: NDArray[np.int64], values: Floats
 ) -> bool:
@@ -149,7 +149,7 @@ def _look_up(
     return rest == 0 or word >> np.uint64(bits * rest) == 0
 
 
-@numba.njit(nogil=True, fastmath=False, error_model="numpy")  # type: ignore[untyped-decorator,unused-ignore]
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _correct(first: Floats, second: Floats, v: Floats, out: Floats, also: Floats) -> None:
     """Two rows of U times V. Sums of integers: two rows and four ranks at a time read V least often."""
     rank, columns = v.shape
