@@ -27,7 +27,7 @@ import numpy
 
 from ucaudit.core.errors import UcauditError
 from ucaudit.core.stats import RESAMPLES, Sample, bootstrap_t_interval, normal_quantile, t_interval, t_quantile
-from ucaudit.core.stats.bootstrap import _all_indexes
+from ucaudit.core.stats.resampling import resample_blocks
 from ucaudit.core.tokenvalues import load
 from ucaudit.evidence.breakdown import skewness
 from ucaudit.evidence.claims import kl_sample, ratio_sample
@@ -102,7 +102,8 @@ def measure_fixture(name: str, work: Path) -> Path:
 
 def counts(n: int) -> numpy.ndarray:
     """The product's resamples as counts [n, RESAMPLES]."""
-    drawn = numpy.array(_all_indexes(n, 0, RESAMPLES)).reshape(RESAMPLES, n)
+    blocks = resample_blocks(n, 0, RESAMPLES)
+    drawn = numpy.concatenate([numpy.array(list(block)) for block in blocks]).reshape(RESAMPLES, n)
     result = numpy.zeros((n, RESAMPLES))
     for column in range(n):
         numpy.add.at(result, (drawn[:, column], numpy.arange(RESAMPLES)), 1.0)

@@ -23,20 +23,19 @@ Otherwise document j has the total y_j and x_j windows, m = Σy/Σx, z = y − m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import lru_cache
-from itertools import islice, repeat
-from operator import mul
-from random import Random
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from ucaudit.core.errors import InputError
 from ucaudit.core.stats.estimates import UNBOUNDED, Interval, one_sided_alpha
+from ucaudit.core.stats.resampling import resample_blocks
 from ucaudit.core.stats.sample import Sample, Values, as_sample, require_two, spread
 
 RESAMPLES: Final = 10_000
 _NO_SPREAD: Final = 1e-12
-_BLOCK: Final = 1 << 21
+_ULP: Final = 2.0**-52
 
 
 def bootstrap_t_interval(values: Values, confidence: float, *, seed: int, resamples: int = RESAMPLES) -> Interval:
@@ -69,76 +68,136 @@ def bootstrap_t_interval(values: Values, confidence: float, *, seed: int, resamp
     centre, error = sample.mean, sample.error
     if error == 0.0:
         return Interval(centre, centre, centre, confidence, method)
-    if sample.even is not None:
-        centred = [value - centre for value in sample.even]
-        statistics = sorted(_statistics(centred, spread(sample.even), seed, resamples))
-    else:
-        statistics = sorted(_weighted_statistics(sample, seed, resamples))
-    lower = centre - statistics[resamples - rank] * error
-    upper = centre - statistics[rank - 1] * error
+    plain = _even(sample.even) if sample.even is not None else _weighted(sample)
+    low, high = _of_ranks(plain, (rank, resamples + 1 - rank), seed, resamples)
+    lower, upper = centre - high * error, centre - low * error
     if not (lower > -UNBOUNDED and upper < UNBOUNDED):
         method += ", unbounded"
         lower, upper = max(lower, -UNBOUNDED), min(upper, UNBOUNDED)
     return Interval(centre, lower, upper, confidence, method)
 
 
-def _statistics(centred: list[float], deviation: float, seed: int, resamples: int) -> list[float]:
-    n = len(centred)
+@dataclass(frozen=True)
+class _Statistic:
+    """How t* follows from the sums over a resample.
+
+    Attributes:
+        columns: what is summed: one list a sum, one number a unit.
+        of: t* of the exact sums.
+        quick: t* of plain sums, which takes half the time and is off by at most ``margin``; NaN where it might be
+            off by more. None if there is no such bound.
+        margin: see ``quick``.
+    """
+
+    columns: tuple[list[float], ...]
+    of: Callable[..., float]
+    quick: Callable[[float, float], float] | None = None
+    margin: float = 0.0
+
+    def sums(self, add: Callable[[Iterable[float]], float], block: Sequence[int]) -> Iterator[tuple[float, ...]]:
+        """The sums over each resample of a block."""
+        n = len(self.columns[0])
+        # One iterator n times over: zip then deals out whole resamples. Such loops in C take half the time.
+        return zip(
+            *(map(add, zip(*[map(column.__getitem__, block)] * n, strict=True)) for column in self.columns),
+            strict=True,
+        )
+
+    def exact(self, block: Sequence[int]) -> list[float]:
+        """t* of each resample of a block."""
+        return [self.of(*sums) for sums in self.sums(math.fsum, block)]
+
+    def approximate(self, block: Sequence[int]) -> list[float]:
+        """The same, at most ``margin`` away."""
+        if self.quick is None:
+            return self.exact(block)
+        n, quick = len(self.columns[0]), self.quick
+        result = [quick(total, squares) for total, squares in self.sums(sum, block)]
+        for number in [number for number, value in enumerate(result) if math.isnan(value)]:
+            result[number : number + 1] = self.exact(block[number * n : (number + 1) * n])
+        return result
+
+
+def _of_ranks(statistic: _Statistic, ranks: Sequence[int], seed: int, resamples: int) -> list[float]:
+    """The statistics of these ranks, counted from 1, of all resamples: exact, though most are only approximated.
+
+    A statistic of rank k lies within the margin of the k-th approximation. So its resample is among those whose
+    approximation lies within two margins of that; what lies lower still is lower, and need not be exact.
+    """
+    n, margin = len(statistic.columns[0]), statistic.margin
+    found: list[float] = []
+    for block in resample_blocks(n, seed, resamples):
+        found += statistic.approximate(block)
+    if statistic.quick is None:
+        found.sort()
+        return [found[rank - 1] for rank in ranks]
+    in_order = sorted(found)
+    wanted = set()
+    reach = []
+    for rank in ranks:
+        middle = in_order[rank - 1]
+        low, high = middle - 2 * margin, middle + 2 * margin
+        close = [number for number, value in enumerate(found) if low <= value <= high]
+        reach.append((close, rank - 1 - bisect_left(in_order, low)))
+        wanted.update(close)
+    exact = dict(_exactly(statistic, wanted, seed, resamples))
+    return [sorted(exact[number] for number in close)[place] for close, place in reach]
+
+
+def _exactly(statistic: _Statistic, wanted: set[int], seed: int, resamples: int) -> Iterator[tuple[int, float]]:
+    """The numbers of these resamples, each with its t*."""
+    n, start = len(statistic.columns[0]), 0
+    for block in resample_blocks(n, seed, resamples):
+        for number in range(len(block) // n):
+            if start + number in wanted:
+                yield start + number, statistic.exact(block[number * n : (number + 1) * n])[0]
+        start += len(block) // n
+
+
+def _even(values: Sequence[float]) -> _Statistic:
+    """Units of equal weight.
+
+    The margin: with |x| ≤ M, a plain sum S of n numbers is off by less than e = n·ε·nM, and L = Q - S²/n by less
+    than f = 4n·ε·nM². Where L ≥ l and f is small beside l, t* = (S/n)·sqrt(n(n - 1)/L) is off by less than
+    (e + nM·f/l) / n · sqrt(n(n - 1)/l), which is doubled here for the roundings of the formula itself.
+    """
+    n, deviation = len(values), spread(values)
+    centre = math.fsum(values) / n
+    centred = [value - centre for value in values]
     squares = [value * value for value in centred]
     floor = _NO_SPREAD * (n - 1) * deviation * deviation
-    result = []
-    for block in _index_blocks(n, seed, resamples):
-        for total, square_total in zip(_sums(centred, block, n), _sums(squares, block, n), strict=True):
-            left = square_total - total * total / n
-            if left > floor:
-                result.append(total / n / math.sqrt(left / (n - 1) / n))
-            else:
-                result.append(math.copysign(math.inf, total) if total else 0.0)
-    return result
+
+    def exact(total: float, square_total: float) -> float:
+        left = square_total - total * total / n
+        if left > floor:
+            return total / n / math.sqrt(left / (n - 1) / n)
+        return math.copysign(math.inf, total) if total else 0.0
+
+    trusted = (n - 1) * deviation * deviation / 16
+    most = n * max(map(abs, centred))
+    of_total, of_left = n * _ULP * most, 4 * _ULP * most * most
+    if not 1e-280 < trusted < 1e280 or of_left * 1024 > trusted:
+        return _Statistic((centred, squares), exact)
+
+    def quick(total: float, square_total: float) -> float:
+        left = square_total - total * total / n
+        return total / n / math.sqrt(left / (n - 1) / n) if left > trusted else math.nan
+
+    margin = 2 * (of_total + most * of_left / trusted) / n * math.sqrt(n * (n - 1) / trusted)
+    return _Statistic((centred, squares), exact, quick, margin)
 
 
-def _weighted_statistics(sample: Sample, seed: int, resamples: int) -> list[float]:
+def _weighted(sample: Sample) -> _Statistic:
+    """Units of unequal weight."""
     n, z, x = sample.n, sample.residuals, list(sample.weights)
     columns = (z, x, [a * a for a in z], [a * b for a, b in zip(z, x, strict=True)], [b * b for b in x])
     floor = _NO_SPREAD * math.fsum(columns[2])
-    result = []
-    for block in _index_blocks(n, seed, resamples):
-        for total, weight, zz, zx, xx in zip(*(_sums(column, block, n) for column in columns), strict=True):
-            ratio = total / weight
-            left = zz - 2 * ratio * zx + ratio * ratio * xx
-            if left > floor:
-                result.append(total / math.sqrt(n / (n - 1) * left))
-            else:
-                result.append(math.copysign(math.inf, total) if total else 0.0)
-    return result
 
+    def exact(total: float, weight: float, zz: float, zx: float, xx: float) -> float:
+        ratio = total / weight
+        left = zz - 2 * ratio * zx + ratio * ratio * xx
+        if left > floor:
+            return total / math.sqrt(n / (n - 1) * left)
+        return math.copysign(math.inf, total) if total else 0.0
 
-def _sums(column: list[float], block: list[int], n: int) -> Iterator[float]:
-    """The exact sum of every resample of a block."""
-    # One iterator n times over: zip then deals out whole resamples. Such loops in C take half the time.
-    return map(math.fsum, zip(*[map(column.__getitem__, block)] * n, strict=True))
-
-
-def _index_blocks(n: int, seed: int, resamples: int) -> Iterator[list[int]]:
-    """The drawn indexes, whole resamples at a time, in bounded memory."""
-    if n * resamples <= _BLOCK:
-        yield _all_indexes(n, seed, resamples)
-        return
-    uniforms = _uniforms(seed)
-    step = max(_BLOCK // n, 1)
-    for start in range(0, resamples, step):
-        yield _indexes(uniforms, n, min(step, resamples - start))
-
-
-@lru_cache(maxsize=1)
-def _all_indexes(n: int, seed: int, resamples: int) -> list[int]:
-    """Kept, because the ratio and the KL divergence are resampled alike and drawing is the slowest part."""
-    return _indexes(_uniforms(seed), n, resamples)
-
-
-def _uniforms(seed: int) -> Iterator[float]:
-    return iter(Random(seed).random, None)  # noqa: S311 - a reproducible draw, not a secret
-
-
-def _indexes(uniforms: Iterator[float], n: int, resamples: int) -> list[int]:
-    return list(map(int, map(mul, islice(uniforms, n * resamples), repeat(float(n)))))
+    return _Statistic(columns, exact)
