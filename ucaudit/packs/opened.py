@@ -12,11 +12,10 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from ucaudit.core import strictjson
 from ucaudit.core.digest import FileEntry, FileManifest, check_name, sha256_stream
@@ -30,6 +29,9 @@ from ucaudit.core.errors import (
 )
 from ucaudit.packs.memo import DigestMemo, Kind
 from ucaudit.packs.sniff import has_pickle_suffix, pickle_reason
+
+if TYPE_CHECKING:
+    from ucaudit.packs.children import Children
 
 MAX_FILES: Final = 100_000
 MAX_DEPTH: Final = 32
@@ -144,8 +146,32 @@ class OpenedPack:
         except MalformedRecordError as error:
             raise MalformedPackError(error.message, subject=error.subject) from error
 
+    def hash_file(self, file: PackFile, *, progress: Callable[[int], None] | None = None) -> FileEntry:
+        """Hash one of :attr:`files`.
+
+        Args:
+            progress: called with the number of bytes of each chunk; what it raises ends the work.
+
+        Raises:
+            InputError: it changed since the pack was opened, or while it was hashed.
+        """
+        with self.open(file.path) as handle:
+            digest, size = sha256_stream(handle, progress=progress)
+            self.check_unchanged(file.path, handle)
+        return FileEntry(file.path, digest, size)
+
+    def unknown(self) -> list[PackFile]:
+        """The files that must be hashed since their digests are not known, the largest first."""
+        memo = self._memo
+        files = [file for file in self.files if memo is None or memo.digest(file.identity) is None]
+        return sorted(files, key=lambda file: -file.size)
+
     def file_manifest(
-        self, *, progress: Callable[[int], None] | None = None, threads: int | None = None
+        self,
+        *,
+        progress: Callable[[int], None] | None = None,
+        threads: int | None = None,
+        children: Children | None = None,
     ) -> FileManifest:
         """Hash every file that is not known by its identity: see :mod:`ucaudit.packs.memo`.
 
@@ -153,11 +179,12 @@ class OpenedPack:
             progress: called with the number of bytes of each chunk, never from two threads at once; what it raises
                 ends the work.
             threads: files hashed at a time; by default the number of usable cores, at most 8.
+            children: processes that are hashing this pack's files already; they are waited for, and whatever they
+                did not deliver is hashed here.
 
         Raises:
             InputError: a file changed while it was hashed.
         """
-        workers = max(1, threads if threads is not None else min(8, usable_cores()))
         lock = threading.Lock()
 
         def report(count: int) -> None:
@@ -165,25 +192,32 @@ class OpenedPack:
                 with lock:
                     progress(count)
 
-        def one(file: PackFile) -> FileEntry:
-            with self.open(file.path) as handle:
-                digest, size = sha256_stream(handle, progress=report)
-                self.check_unchanged(file.path, handle)
-            if self._memo is not None:
-                self._memo.add_digest(file.identity, digest)
-            return FileEntry(file.path, digest, size)
+        found: dict[str, FileEntry] = {}
 
-        entries, unknown = [], []
+        def add(file: PackFile, entry: FileEntry) -> None:
+            found[file.path] = entry
+            if self._memo is not None:
+                self._memo.add_digest(file.identity, entry.digest)
+
+        def one(file: PackFile) -> None:
+            add(file, self.hash_file(file, progress=report))
+
         for file in self.files:
             known = self._memo.digest(file.identity) if self._memo is not None else None
-            if known is None:
-                unknown.append(file)
-            else:
-                entries.append(FileEntry(file.path, known, file.size))
+            if known is not None:
+                found[file.path] = FileEntry(file.path, known, file.size)
                 report(file.size)
-        unknown.sort(key=lambda file: -file.size)
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            return FileManifest.build([*entries, *pool.map(one, unknown)])
+        if children is not None:
+            for file, digest in children.digests(report):
+                add(file, FileEntry(file.path, digest, file.size))
+        left = [file for file in self.unknown() if file.path not in found]
+        if left:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(max_workers=threads or default_workers()) as pool:
+                for _ in pool.map(one, left):
+                    pass
+        return FileManifest.build(found.values())
 
     def close(self) -> None:
         """Nothing is held open between calls; this is here for callers that hold a pack as a resource."""
@@ -207,6 +241,11 @@ def usable_cores() -> int:
     """The cores this process may use; all of them where the system does not say (macOS)."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """How many files are hashed at a time."""
+    return min(8, usable_cores())
 
 
 def open_pack(path: Path, *, excludes: Sequence[str] = (), memo: DigestMemo | None = None) -> OpenedPack:

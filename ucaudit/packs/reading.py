@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from ucaudit.core.digest import FileManifest
 from ucaudit.core.progress import SILENT, Progress
+from ucaudit.packs.children import Children
 from ucaudit.packs.memo import DigestMemo
-from ucaudit.packs.opened import OpenedPack, open_pack
+from ucaudit.packs.opened import OpenedPack, default_workers, open_pack
 
 SWITCH_SECONDS: Final = 0.0005
 """How often threads take turns while a pack is hashed beside other work. Hashing gives up its turn after each
@@ -61,13 +60,17 @@ class PackReading:
         May be called again, once it is known what to leave out: what was begun goes on if it is the same, and
         is stopped otherwise; digests found so far are kept.
         """
-        key = tuple(excludes)
+        self._begin(tuple(excludes), fork=False)
+
+    def _begin(self, key: tuple[str, ...], *, fork: bool) -> None:
         if key in self._manifests or (self._begun is not None and self._begun.key == key):
             return
         self.close()
-        opened, stop = self.opened(key), threading.Event()
-        pool = ThreadPoolExecutor(max_workers=1)
-        self._begun = _Begun(key, stop, pool, pool.submit(self._hash, opened, stop))
+        opened = self.opened(key)
+        children = None
+        if fork and Children.possible():
+            children = Children(opened, opened.unknown(), self._threads or default_workers())
+        self._begun = _Begun(key, children, lambda stop: self._hash(opened, stop, children))
 
     def manifest(self, excludes: Sequence[str] = ()) -> FileManifest:
         """The digests of all files without ``excludes``; waits for them.
@@ -77,17 +80,16 @@ class PackReading:
         """
         key = tuple(excludes)
         if key not in self._manifests and self._begun is not None:
-            self._manifests[self._begun.key] = self._begun.result.result()
+            self._manifests[self._begun.key] = self._begun.result()
             self.close()
         if key not in self._manifests:
-            self._manifests[key] = self._hash(self.opened(key), threading.Event())
+            self._manifests[key] = self._hash(self.opened(key), threading.Event(), None)
         return self._manifests[key]
 
     def close(self) -> None:
         """Stop what is still being hashed."""
         if self._begun is not None:
-            self._begun.stop.set()
-            self._begun.pool.shutdown(cancel_futures=True)
+            self._begun.end()
             self._begun = None
 
     def __enter__(self) -> Self:
@@ -98,37 +100,69 @@ class PackReading:
     ) -> None:
         self.close()
 
-    def _hash(self, opened: OpenedPack, stop: threading.Event) -> FileManifest:
+    def _hash(self, opened: OpenedPack, stop: threading.Event, children: Children | None) -> FileManifest:
         def advance(amount: int) -> None:
             if stop.is_set():
-                raise CancelledError
+                raise _StoppedError
             self._progress.advance(amount)
 
         self._progress.start(opened.total_bytes, "bytes", "hashing the pack")
-        with _short_turns():
-            result = opened.file_manifest(progress=advance, threads=self._threads)
+        with _short_turns() if children is None else nullcontext():
+            result = opened.file_manifest(progress=advance, threads=self._threads, children=children)
         self._progress.finish()
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
+class _StoppedError(Exception):
+    """Nobody wants to know the digests any more."""
+
+
+class _Begun(threading.Thread):
     """Hashing in the background: what is left out, how to stop it, and what comes out."""
 
-    key: tuple[str, ...]
-    stop: threading.Event
-    pool: ThreadPoolExecutor
-    result: Future[FileManifest]
+    def __init__(
+        self, key: tuple[str, ...], children: Children | None, work: Callable[[threading.Event], FileManifest]
+    ) -> None:
+        super().__init__(name="hashing a pack")
+        self.key = key
+        self.stop = threading.Event()
+        self._children = children
+        self._work = work
+        self._found: FileManifest | None = None
+        self._problem: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Of the thread."""
+        try:
+            self._found = self._work(self.stop)
+        except BaseException as error:  # noqa: BLE001 - said where the result is asked for
+            self._problem = error
+
+    def result(self) -> FileManifest:
+        """Wait for the digests. Raises what kept them from being found."""
+        self.join()
+        if self._found is None:
+            raise self._problem or _StoppedError
+        return self._found
+
+    def end(self) -> None:
+        """Stop, and wait until it has stopped."""
+        self.stop.set()
+        if self._children is not None:
+            self._children.close()
+        self.join()
 
 
 def begin_early(path: Path, *, progress: Progress = SILENT, threads: int | None = None) -> PackReading:
     """A pack that is being hashed already, before anything is known of it or of what to leave out.
 
-    An error, whichever, waits until somebody asks: ``begin`` or ``manifest`` meet it again.
+    Meant for a program that has hardly started: where that is safe, child processes do the hashing. An error,
+    whichever, waits until somebody asks: ``begin`` or ``manifest`` meet it again.
     """
     reading = PackReading(path, progress=progress, threads=threads)
     with suppress(Exception):
-        reading.begin()
+        reading._begin((), fork=True)
     return reading
 
 

@@ -70,7 +70,7 @@ def test_what_was_begun_is_stopped_once_more_is_known(pack, hashed):
         reading.begin()
         begun = reading._begun
         reading.begin((".git/",))
-        assert begun.stop.is_set() and begun.result.done()
+        assert begun.stop.is_set() and not begun.is_alive()
         assert reading.manifest((".git/",)) == expected
         assert reading._begun is None
         reading.begin((".git/",))
