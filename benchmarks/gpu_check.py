@@ -182,8 +182,8 @@ def make_synthetic(root: Path, *, hidden: int, layers: int, vocabulary: int) -> 
     return write_pack(reference, root / "pack"), reference, corpus
 
 
-def write_pack(reference: Path, target: Path) -> Path:
-    """Plain five-bit rounding in groups of 64, and a small random overlay of rank 16."""
+def write_pack(reference: Path, target: Path, *, rank: int = 16) -> Path:
+    """Plain five-bit rounding in groups of 64, and a small random overlay."""
     from ucaudit.packs.codecs.tensors import raw_bytes
     from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor, PackDescription, PackWriter
     from ucaudit.packs.manifest import Source
@@ -202,9 +202,9 @@ def write_pack(reference: Path, target: Path) -> Path:
             groups = torch.nn.functional.pad(weight.float(), (0, -columns % 64)).view(rows, -1, 64)
             scales = (groups.abs().amax(-1) / 15).half()
             codes = (groups / scales.float().clamp_min(1e-8).unsqueeze(-1)).round().clamp(-16, 15) + 16
-            overlay = EncodedOverlay(
-                u=torch.randint(-127, 128, (rows, 16), generator=generator, dtype=torch.int8),
-                v=torch.randint(-127, 128, (16, columns), generator=generator, dtype=torch.int8),
+            overlay = rank and EncodedOverlay(
+                u=torch.randint(-127, 128, (rows, rank), generator=generator, dtype=torch.int8),
+                v=torch.randint(-127, 128, (rank, columns), generator=generator, dtype=torch.int8),
                 rows=(torch.rand(rows, generator=generator) * 1e-4).bfloat16(),
                 cols=(torch.rand(columns, generator=generator) * 1e-4).bfloat16(),
             )
@@ -217,7 +217,7 @@ def write_pack(reference: Path, target: Path) -> Path:
                     codes=codes.to(torch.uint8).view(rows, -1)[:, :columns].contiguous(),
                     levels=torch.arange(-16, 16, dtype=torch.int8),
                     scales=scales,
-                    overlay=overlay,
+                    overlay=overlay or None,
                 )
             )
         writer.write_tensors("layer-00000.safetensors", encoded=encoded, raw={})
@@ -230,7 +230,7 @@ def write_pack(reference: Path, target: Path) -> Path:
     writer.finish(
         PackDescription(
             name="synthetic",
-            settings={"bits": 5, "group": 64, "rank": 16},
+            settings={"bits": 5, "group": 64, "rank": rank},
             source=Source(name="synthetic", **unknown),
             calibration=None,
             nominal_bits=5.0,

@@ -57,6 +57,7 @@ _LENGTH: Final = struct.Struct("<Q")
 _METADATA: Final = "__metadata__"
 _ENTRY_KEYS: Final = frozenset({"dtype", "shape", "data_offsets"})
 _CHUNK: Final = 1 << 20
+_MOST_AT_ONCE: Final = 1 << 30
 
 TRUNCATED_HINT: Final = "the file is not whole: download or copy it again"
 
@@ -151,6 +152,20 @@ def read_header(handle: BinaryIO, *, subject: str) -> Header:
 def read_tensor(handle: BinaryIO, info: TensorInfo, *, subject: str) -> bytes:
     """All raw bytes of one tensor. Raises MalformedPackError if the file has shrunk since its header was read."""
     return _read(handle, info.begin, info.end, subject)
+
+
+def read_into(handle: BinaryIO, begin: int, buffer: memoryview, *, subject: str) -> None:
+    """Fill ``buffer`` (bytes) with the file's bytes from ``begin`` on. Raises as :func:`read_tensor`."""
+    descriptor = _descriptor(handle)
+    if descriptor is None or not hasattr(os, "preadv"):
+        buffer[:] = _read(handle, begin, begin + len(buffer), subject)
+        return
+    position = 0
+    while position < len(buffer):
+        count = os.preadv(descriptor, [buffer[position : position + _MOST_AT_ONCE]], begin + position)
+        if not count:
+            raise _truncated(begin + len(buffer), subject)
+        position += count
 
 
 def read_chunks(handle: BinaryIO, info: TensorInfo, *, subject: str, chunk_bytes: int = _CHUNK) -> Iterator[bytes]:
@@ -309,6 +324,10 @@ def _descriptor(handle: BinaryIO) -> int | None:
         return None  # bytes in memory
 
 
+def _truncated(end: int, subject: str) -> MalformedPackError:
+    return MalformedPackError(f"truncated: the file ends before byte {end}", subject=subject, hint=TRUNCATED_HINT)
+
+
 def _read(handle: BinaryIO, begin: int, end: int, subject: str) -> bytes:
     """Exactly the bytes [begin, end). pread leaves the position alone, so threads may share the handle."""
     descriptor = _descriptor(handle)
@@ -319,11 +338,9 @@ def _read(handle: BinaryIO, begin: int, end: int, subject: str) -> bytes:
             handle.seek(position)
             part = handle.read(end - position)
         else:
-            part = os.pread(descriptor, min(end - position, 1 << 30), position)
+            part = os.pread(descriptor, min(end - position, _MOST_AT_ONCE), position)
         if not part:
-            raise MalformedPackError(
-                f"truncated: the file ends before byte {end}", subject=subject, hint=TRUNCATED_HINT
-            )
+            raise _truncated(end, subject)
         parts.append(part)
         position += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)

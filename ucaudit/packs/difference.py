@@ -80,7 +80,7 @@ def compare_sources(
         return _compare(first, spec, second, theirs[spec.name], device, advance)
 
     progress.start(sum(spec.nbytes for spec in shared), "bytes", "comparing")
-    found = list(each_tensor(shared, compare, workers_for(device, threads), progress))
+    found = each_tensor(shared, compare, workers_for(device, threads), progress)
     progress.finish()
     found += [
         TensorDifference(name, "reshaped", _said(spec), _said(theirs[name]))

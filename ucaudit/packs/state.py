@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from typing import Final, TypeVar
 
 from ucaudit.core.digest import StateEntry, StateManifest
@@ -74,7 +74,7 @@ def reconstruct_state(
 
     workers = workers_for(device, threads)
     progress.start(sum(spec.nbytes for spec in specs), "bytes", f"reconstructing {source.pack.name}")
-    entries = list(each_tensor(specs, decode, workers, progress))
+    entries = each_tensor(specs, decode, workers, progress)
     progress.finish()
     return StateManifest.build(entries)
 
@@ -111,7 +111,7 @@ def each_tensor(
     work: Callable[[TensorSpec, Callable[[int], None]], T],
     workers: int,
     progress: Progress,
-) -> Iterator[T]:
+) -> list[T]:
     """Do ``work`` for every tensor, several at a time; results in the order of ``specs``.
 
     ``work`` reports bytes through its second argument, which is also where it stops when another one failed.
@@ -128,8 +128,9 @@ def each_tensor(
     with one_thread(), ThreadPoolExecutor(max_workers=workers) as pool:
         futures = [pool.submit(work, spec, advance) for spec in specs]
         try:
-            for future in futures:
-                yield future.result()
+            # Woken once, not for every small tensor: that takes the interpreter from those that work.
+            done = wait(futures, return_when=FIRST_EXCEPTION).done
+            return [future.result() for future in futures if future in done]
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)
@@ -211,7 +212,7 @@ def relative_errors(
         return difference, norm
 
     progress.start(sum(spec.nbytes for spec in specs), "bytes", "comparing with the reference")
-    sums = list(each_tensor(specs, compare, workers_for(device, threads), progress))
+    sums = each_tensor(specs, compare, workers_for(device, threads), progress)
     progress.finish()
     return {spec.name: pair for spec, pair in zip(specs, sums, strict=True)}
 

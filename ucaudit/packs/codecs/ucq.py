@@ -5,7 +5,6 @@ This module reads manifests and headers and is light; :mod:`ucaudit.packs.codecs
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -37,9 +36,7 @@ from ucaudit.packs.manifest import (
 from ucaudit.packs.opened import OpenedPack
 
 if TYPE_CHECKING:
-    import torch
-
-    from ucaudit.packs.codecs.ucq_math import StoredRows
+    from ucaudit.packs.codecs.ucq_parts import StoredRows
 
 _TENSOR_FILE = ".safetensors"
 WORTHWHILE: Final = 32_000_000
@@ -141,98 +138,40 @@ class UcqSource(TensorSource):
 
     def _decode(self, claim: UcqTensor, device_name: str, chunk_bytes: int) -> Iterator[memoryview]:
         try:
-            from ucaudit.packs.codecs import tensors, ucq_math
+            from ucaudit.packs.codecs import ucq_math
+            from ucaudit.packs.codecs.tensors import torch_device
+            from ucaudit.packs.codecs.ucq_parts import Parts
         except ImportError as error:
             raise missing_extra("measure", error.name or "torch") from error
-        device = tensors.torch_device(device_name)
+        device = torch_device(device_name)
         ucq_math.require_ieee(device)
+        handle, subject = self._handles[claim.file], self._subject(claim)
+        stored = {suffix: self._stored[claim.file, f"{claim.name}.{suffix}"] for suffix in claim.parts()}
         try:
-            levels = self._part(claim, "levels", device)
-            shared = self._overlay_columns(claim, device) if claim.rank else None
+            parts = Parts(claim, stored, handle, subject, device)
             step = max(1, chunk_bytes // (2 * claim.columns))
             decode = self._decoder(device_name)
             for begin in range(0, claim.rows, step):
-                end = min(begin + step, claim.rows)
                 ucq_math.keep_subnormals()  # between two chunks the caller's code ran
-                overlay = None
-                if shared is not None:
-                    rows = self._factors(claim, "overlay_rows", device, begin, end).unsqueeze(1)
-                    u = self._small_integers(claim, "overlay_u", device, begin, end)
-                    overlay = ucq_math.Overlay(u, shared[0], rows, shared[1])
-                stored = ucq_math.StoredRows(
-                    codes=self._part(claim, "codes", device, begin, end),
-                    bits=claim.bits,
-                    levels=levels,
-                    scales=self._scales(claim, device, begin, end),
-                    zeros=self._part(claim, "zeros", device, begin, end).float() if claim.zeros else None,
-                    group=claim.group,
-                    columns=claim.columns,
-                    overlay=overlay,
-                )
-                yield tensors.raw_bytes(decode(stored))
+                yield decode(parts.rows(begin, min(begin + step, claim.rows)))
         except MalformedPackError as error:
             if error.subject is None:
-                raise MalformedPackError(
-                    f"tensor {claim.name!r}: {error.message}", subject=self._subject(claim)
-                ) from error
+                raise MalformedPackError(f"tensor {claim.name!r}: {error.message}", subject=subject) from error
             raise
 
-    def _decoder(self, device: str) -> Callable[[StoredRows], torch.Tensor]:
+    def _decoder(self, device: str) -> Callable[[StoredRows], memoryview]:
         """The compiled decoder where it is there and pays, otherwise the plain one; their bytes are the same."""
         from ucaudit.packs.codecs import ucq_math
+        from ucaudit.packs.codecs.tensors import raw_bytes
 
         if device == "cpu" and self.manifest.compressed_parameters >= WORTHWHILE:
             try:
                 from ucaudit.packs.codecs import ucq_fast
             except ImportError:
-                return ucq_math.decode_rows
-            return ucq_fast.decode_rows
-        return ucq_math.decode_rows
-
-    def _overlay_columns(self, claim: UcqTensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The overlay's parts that all rows share: V as float32, and the column factors as [1, columns]."""
-        factors = self._factors(claim, "overlay_cols", device, 0, claim.columns)
-        return self._small_integers(claim, "overlay_v", device, 0, claim.rank), factors.unsqueeze(0)
-
-    def _scales(self, claim: UcqTensor, device: torch.device, begin: int, end: int) -> torch.Tensor:
-        scales = self._part(claim, "scales", device, begin, end)
-        import torch
-
-        patterns = scales.view(torch.int16)
-        if bool((patterns < 0).any()) or bool((patterns >= 0x7C00).any()):
-            raise MalformedPackError("a scale is negative or not finite")
-        return scales.float()
-
-    def _small_integers(
-        self, claim: UcqTensor, suffix: str, device: torch.device, begin: int, end: int
-    ) -> torch.Tensor:
-        part = self._part(claim, suffix, device, begin, end)
-        if bool((part == -128).any()):
-            raise MalformedPackError(f"{suffix} holds −128, only −127 to 127 are allowed")
-        return part.float()
-
-    def _factors(self, claim: UcqTensor, suffix: str, device: torch.device, begin: int, end: int) -> torch.Tensor:
-        part = self._part(claim, suffix, device, begin, end).float()
-        if not bool(part.isfinite().all()):
-            raise MalformedPackError(f"{suffix} holds a value that is not finite")
-        return part
-
-    def _part(
-        self, claim: UcqTensor, suffix: str, device: torch.device, begin: int = 0, end: int | None = None
-    ) -> torch.Tensor:
-        """Rows [begin, end) of one stored part, as stored, on the device."""
-        import torch
-
-        from ucaudit.packs.codecs.tensors import TORCH_DTYPES
-
-        info = self._stored[claim.file, f"{claim.name}.{suffix}"]
-        rows = info.shape[0]
-        stop = rows if end is None else end
-        row_bytes = info.nbytes // rows
-        window = dataclasses.replace(info, begin=info.begin + begin * row_bytes, end=info.begin + stop * row_bytes)
-        data = tensorfile.read_tensor(self._handles[claim.file], window, subject=self._subject(claim))
-        flat = torch.frombuffer(bytearray(data), dtype=TORCH_DTYPES[info.dtype])
-        return flat.view(stop - begin, *info.shape[1:]).to(device)
+                pass
+            else:
+                return ucq_fast.decode_rows
+        return lambda stored: raw_bytes(ucq_math.decode_rows(stored))
 
     def config(self) -> dict[str, Any]:
         """As the base class says."""

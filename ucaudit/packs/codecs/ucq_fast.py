@@ -6,6 +6,7 @@ plain decoder. :mod:`ucaudit.packs.codecs.compiled` says why the bytes are the s
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numba
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from ucaudit.core.errors import MalformedPackError
 from ucaudit.packs.codecs import compiled, ucq_math
-from ucaudit.packs.codecs.ucq_math import StoredRows
+from ucaudit.packs.codecs.tensors import raw_bytes
+from ucaudit.packs.codecs.ucq_parts import Bytes, Patterns, SmallIntegers, StoredRows
 
 Floats = NDArray[np.float32]
 _GOOD, _PADDING, _NOT_FINITE = 0, 1, 2
@@ -23,80 +25,88 @@ _FIRST_ROWS: Final = 64
 _MOST_BITS_OF_PAIRS: Final = 6  # whose table, 32 kB, still fits the nearest cache
 _TOP: Final = 0x80000000
 _BF16_INFINITE: Final = 0x7F7F8000  # magnitudes from here on round to infinity
+_F16_BIAS: Final = 2.0**112  # what the exponents of float16 and float32 differ by
+_NO_INTEGERS: Final = np.zeros((0, 0), np.int8)
+_NO_PATTERNS: Final = np.zeros(0, np.int16)
 
 
-def decode_rows(stored: StoredRows) -> torch.Tensor:
-    """As :func:`ucaudit.packs.codecs.ucq_math.decode_rows`, for tensors on the CPU."""
+def decode_rows(stored: StoredRows) -> memoryview:
+    """The bytes of :func:`ucaudit.packs.codecs.ucq_math.decode_rows`, on the CPU."""
     ways = stored.bits, stored.zeros is not None, stored.overlay is not None
     serves = compiled.serves(
         f"ucq {ways}",
-        lambda: decode_compiled(ucq_math.first_rows(stored, _FIRST_ROWS)),
-        lambda: ucq_math.decode_rows(ucq_math.first_rows(stored, _FIRST_ROWS)),
+        lambda: torch.from_numpy(decode_compiled(stored.first(_FIRST_ROWS)).view(np.int16)),
+        lambda: ucq_math.decode_rows(stored.first(_FIRST_ROWS)).view(torch.int16),
     )
-    return decode_compiled(stored) if serves else ucq_math.decode_rows(stored)
+    if not serves:
+        return raw_bytes(ucq_math.decode_rows(stored))
+    return decode_compiled(stored).data.cast("B")
 
 
-def decode_compiled(stored: StoredRows) -> torch.Tensor:
-    """The compiled decoder itself.
+def decode_compiled(stored: StoredRows) -> NDArray[np.uint16]:
+    """The compiled decoder itself: bfloat16 patterns [rows, columns].
 
     Raises:
         MalformedPackError: a padding code that is not zero, or a weight that does not fit bfloat16.
     """
     out = np.empty((len(stored.codes), stored.columns), np.uint16)
-    none, empty = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
-    u, v, factors, cols = none, none, empty, empty
-    if stored.overlay is not None:
-        u, v = stored.overlay.u.numpy(), stored.overlay.v.numpy()
-        factors, cols = stored.overlay.rows.reshape(-1).numpy(), stored.overlay.cols.reshape(-1).numpy()
-    levels = stored.levels.float().numpy()
+    overlay = stored.overlay
     status = _decode(
-        stored.codes.numpy(),
+        stored.codes,
         stored.bits,
-        levels,
-        _pairs(levels, stored.bits) if stored.bits <= _MOST_BITS_OF_PAIRS else np.zeros(0, np.int64),
-        stored.scales.numpy(),
-        none if stored.zeros is None else stored.zeros.numpy(),
+        *_tables(stored.levels.tobytes(), stored.bits),
+        stored.scales,
+        _NO_INTEGERS if stored.zeros is None else stored.zeros,
         stored.group,
-        u,
-        v,
-        factors,
-        cols,
+        _NO_INTEGERS if overlay is None else overlay.u,
+        _NO_INTEGERS if overlay is None else overlay.shared.v,
+        _NO_PATTERNS if overlay is None else overlay.rows,
+        _NO_PATTERNS if overlay is None else overlay.shared.cols,
         out,
     )
     if status == _PADDING:
         raise MalformedPackError("a padding code at the end of a row is not zero")
     if status == _NOT_FINITE:
         raise MalformedPackError("a weight is too large for bfloat16, or not finite")
-    return torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
+    return out
 
 
-def _pairs(levels: Floats, bits: int) -> NDArray[np.int64]:
-    """The levels of two codes that follow one another: two float32 in an int64, the first one lower."""
+@lru_cache(maxsize=64)
+def _tables(stored: bytes, bits: int) -> tuple[Floats, NDArray[np.int64]]:
+    """The levels as float32; and those of two codes that follow one another, in an int64, the first one lower."""
+    levels = np.frombuffer(stored, np.int8).astype(np.float32)
+    if bits > _MOST_BITS_OF_PAIRS:
+        return levels, np.zeros(0, np.int64)
     codes = np.arange(1 << (2 * bits))
-    return np.stack((levels[codes & ((1 << bits) - 1)], levels[codes >> bits]), axis=1).view(np.int64)[:, 0]
+    pairs = np.stack((levels[codes & ((1 << bits) - 1)], levels[codes >> bits]), axis=1)
+    return levels, pairs.view(np.int64)[:, 0].copy()
 
 
 @numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
 def _decode(
-    codes: NDArray[np.uint8],
+    codes: Bytes,
     bits: int,
     levels: Floats,
     pairs: NDArray[np.int64],
-    scales: Floats,
-    zeros: Floats,
+    scales: Patterns,
+    zeros: SmallIntegers,
     group: int,
-    u: Floats,
-    v: Floats,
-    factors: Floats,
-    cols: Floats,
+    small_u: SmallIntegers,
+    small_v: SmallIntegers,
+    row_factors: Patterns,
+    column_factors: Patterns,
     out: NDArray[np.uint16],
 ) -> int:
     rows, columns = out.shape
-    rank = u.shape[1]
+    rank, groups = small_u.shape[1], scales.shape[1]
     # Buffers of one row; codes with room for the word behind the last one.
     stage = np.zeros((codes.shape[1] + 15) // 8 * 8, np.uint8)
     values = np.empty((columns + 7) // 8 * 8, np.float32)
     patterns = values.view(np.uint32)
+    widened = np.empty(groups, np.uint32)
+    row_scales = widened.view(np.float32)
+    v, cols, factors = _floats(small_v), _bf16(column_factors), _bf16(row_factors)
+    u = np.empty((2, rank), np.float32)
     corrections = np.empty((2, columns), np.float32)
     above = np.uint32(0)
     for row in range(rows):
@@ -104,15 +114,20 @@ def _decode(
             stage[byte] = codes[row, byte]
         if not _look_up(stage.view(np.uint64), bits, columns, levels, pairs, values):
             return _PADDING
-        for part in range(scales.shape[1]):
-            scale = scales[row, part]
-            zero = zeros[row, part] if zeros.shape[0] else np.float32(0)
+        for part in range(groups):
+            widened[part] = np.uint32(scales[row, part]) << np.uint32(13)
+        for part in range(groups):
+            scale = row_scales[part] * np.float32(_F16_BIAS)
+            zero = np.float32(zeros[row, part]) if zeros.shape[0] else np.float32(0)
             few = values[part * group : min((part + 1) * group, columns)]
             for column in range(few.shape[0]):
                 few[column] = (few[column] - zero) * scale
         if rank:
             if row % 2 == 0:
-                _correct(u[row], u[min(row + 1, rows - 1)], v, corrections[0], corrections[1])
+                for index in range(rank):
+                    u[0, index] = np.float32(small_u[row, index])
+                    u[1, index] = np.float32(small_u[min(row + 1, rows - 1), index])
+                _correct(u[0], u[1], v, corrections[0], corrections[1])
             correction, factor = corrections[row % 2], factors[row]
             for column in range(columns):
                 scaled = correction[column] * factor
@@ -123,6 +138,23 @@ def _decode(
             even = (pattern >> np.uint32(16)) & np.uint32(1)
             out[row, column] = (pattern + np.uint32(0x7FFF) + even) >> np.uint32(16)
     return _NOT_FINITE if above >= np.uint32(_TOP) else _GOOD
+
+
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+def _floats(integers: SmallIntegers) -> Floats:
+    out = np.empty(integers.shape, np.float32)
+    for row in range(integers.shape[0]):
+        for column in range(integers.shape[1]):
+            out[row, column] = np.float32(integers[row, column])
+    return out
+
+
+@numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
+def _bf16(stored: Patterns) -> Floats:
+    out = np.empty(stored.shape[0], np.uint32)
+    for index in range(stored.shape[0]):
+        out[index] = np.uint32(stored[index]) << np.uint32(16)
+    return out.view(np.float32)
 
 
 @numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]

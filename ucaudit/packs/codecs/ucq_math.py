@@ -14,14 +14,18 @@ So no operation here may be merged with another: no ``addcmul``, no ``alpha=``, 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from numpy.typing import NDArray
 
 from ucaudit.core.errors import DeviceUnavailableError, MalformedPackError
 from ucaudit.packs.codecs.rounding import round_to_bf16
 from ucaudit.packs.codecs.tensors import integer_matmul
+
+if TYPE_CHECKING:
+    from ucaudit.packs.codecs.ucq_parts import StoredRows
 
 _PROBE_ELEMENTS: Final = 1 << 18
 
@@ -134,55 +138,24 @@ def _add_correction(
     return values.add_(correction)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRows:
-    """Some rows of a compressed weight as they are stored.
-
-    Attributes:
-        codes: uint8 [rows, ceil(columns / 8) · bits].
-        bits: of a code.
-        levels: int8 [2^bits].
-        scales: float32 [rows, ceil(columns / group)].
-        zeros: float32 of the same shape, integers; or None.
-        group: columns a scale.
-        columns: of the weight.
-        overlay: its part for these rows, or None.
-    """
-
-    codes: torch.Tensor
-    bits: int
-    levels: torch.Tensor
-    scales: torch.Tensor
-    zeros: torch.Tensor | None
-    group: int
-    columns: int
-    overlay: Overlay | None
-
-
-def first_rows(stored: StoredRows, count: int) -> StoredRows:
-    """The first rows of those."""
-    overlay = stored.overlay
-    if overlay is not None:
-        overlay = Overlay(overlay.u[:count], overlay.v, overlay.rows[:count], overlay.cols)
-    return replace(
-        stored,
-        codes=stored.codes[:count],
-        scales=stored.scales[:count],
-        zeros=None if stored.zeros is None else stored.zeros[:count],
-        overlay=overlay,
-    )
-
-
 def decode_rows(stored: StoredRows) -> torch.Tensor:
-    """The profile ``ucq-f32-bf16/1``, step by step: bfloat16 [rows, columns].
+    """The profile ``ucq-f32-bf16/1``, step by step: bfloat16 [rows, columns], on the device that is asked for.
 
     Raises:
         MalformedPackError: a padding code that is not zero, or a weight that does not fit bfloat16.
     """
-    codes = unpack_codes(stored.codes, stored.bits, stored.columns)
-    weights = scale_groups(integer_levels(codes, stored.levels), stored.scales, stored.zeros, stored.group)
+
+    def put(part: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(part).to(stored.device)
+
+    codes = unpack_codes(put(stored.codes), stored.bits, stored.columns)
+    scales = put(stored.scales).view(torch.float16).float()
+    zeros = None if stored.zeros is None else put(stored.zeros).float()
+    weights = scale_groups(integer_levels(codes, put(stored.levels)), scales, zeros, stored.group)
     if stored.overlay is not None:
-        weights = add_overlay(weights, stored.overlay)
+        v, cols = stored.overlay.shared.floats
+        rows = put(stored.overlay.rows).view(torch.bfloat16).float().unsqueeze(1)
+        weights = add_overlay(weights, Overlay(put(stored.overlay.u).float(), v, rows, cols))
     return round_to_bf16(weights)
 
 
