@@ -45,27 +45,44 @@ class Children:
         self._files = [file for batch in self._batches for file in batch]
         self._pids: list[int] = []
         self._lock = threading.Lock()
-        queue, to_queue = os.pipe()
+        self._read = False
         self._results, to_results = os.pipe()
         try:
-            os.write(to_queue, b"".join(map(_NUMBER.pack, range(batches))))
-            os.close(to_queue)
-            to_queue = -1
-            with suppress(OSError):  # no more processes, or no memory: fewer children
-                for _ in range(min(count, batches)):
-                    pid = os.fork()
-                    if pid == 0:
-                        self._serve(queue, to_results)
-                    self._pids.append(pid)
+            queue = _queue(batches)
+            try:
+                with suppress(OSError):  # no more processes, or no memory: fewer children
+                    for _ in range(min(count, batches)):
+                        self._fork(queue, to_results)
+            finally:
+                os.close(queue)
         finally:
-            for descriptor in (queue, to_queue, to_results):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            os.close(to_results)
+
+    def _fork(self, queue: int, results: int) -> None:
+        """Start a child. An interrupt waits: it would make of the child a second parent, or lose the child."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._serve(queue, results, mask)
+            self._pids.append(pid)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     @staticmethod
     def possible() -> bool:
-        """Whether this process may fork: it has one thread, so that no other holds a lock for ever in a child."""
-        return sys.platform == "linux" and threading.active_count() == 1
+        """Whether this process may fork.
+
+        It must have one thread, so that no other holds a lock for ever in a child; nothing like torch, which has
+        threads that Python does not know of; and the signal that tells of a child's end must be left alone, since
+        where it is ignored a child's number may be another process by the time it is asked for.
+        """
+        return (
+            sys.platform == "linux"
+            and threading.active_count() == 1
+            and "torch" not in sys.modules
+            and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+        )
 
     def digests(self, progress: Callable[[int], None]) -> Iterator[tuple[PackFile, str]]:
         """Files with their SHA-256, as they come, until every child has ended.
@@ -73,6 +90,10 @@ class Children:
         Args:
             progress: called with numbers of bytes; what it raises ends the children.
         """
+        with self._lock:
+            if self._read:
+                return
+            self._read = True
         try:
             while data := os.read(self._results, 512 * _MESSAGE.size):  # messages are written and read whole
                 for number, count, digest in _MESSAGE.iter_unpack(data):
@@ -84,17 +105,23 @@ class Children:
             os.close(self._results)
 
     def close(self) -> None:
-        """End every child that has not ended; what was hashed until then may still be read."""
+        """End every child that has not ended. Nothing is read from then on, unless it is being read already."""
         with self._lock:  # so that no process is killed that has a former child's number
             for pid in self._pids:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             while self._pids:
-                os.waitpid(self._pids.pop(), 0)
+                with suppress(ChildProcessError):
+                    os.waitpid(self._pids.pop(), 0)
+            if not self._read:
+                self._read = True
+                os.close(self._results)
 
-    def _serve(self, queue: int, results: int) -> Never:
+    def _serve(self, queue: int, results: int, mask: set[int]) -> Never:
         """A child's life. Nothing of its parent's is flushed, closed or printed, whatever happens."""
         try:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(self._results)
             starts = [0]
             for batch in self._batches:
@@ -119,3 +146,13 @@ class Children:
 
         digest = self._opened.hash_file(file, progress=advance).digest
         os.write(results, _MESSAGE.pack(number, pending, bytes.fromhex(digest)))
+
+
+def _queue(count: int) -> int:
+    """A pipe from which the numbers below ``count`` can be read, each once."""
+    queue, end = os.pipe()
+    try:
+        os.write(end, b"".join(map(_NUMBER.pack, range(count))))
+    finally:
+        os.close(end)
+    return queue

@@ -214,7 +214,9 @@ class OpenedPack:
         if left:
             from concurrent.futures import ThreadPoolExecutor
 
-            with ThreadPoolExecutor(max_workers=threads or default_workers()) as pool:
+            with ThreadPoolExecutor(
+                max_workers=max(1, threads if threads is not None else default_workers())
+            ) as pool:
                 for _ in pool.map(one, left):
                     pass
         return FileManifest.build(found.values())

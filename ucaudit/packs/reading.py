@@ -46,6 +46,7 @@ class PackReading:
         self._opened: dict[tuple[str, ...], OpenedPack] = {}
         self._manifests: dict[tuple[str, ...], FileManifest] = {}
         self._begun: _Begun | None = None
+        self._may_fork = False
 
     def opened(self, excludes: Sequence[str] = ()) -> OpenedPack:
         """The pack without ``excludes``. Raises as :func:`ucaudit.packs.opened.open_pack`."""
@@ -60,17 +61,20 @@ class PackReading:
         May be called again, once it is known what to leave out: what was begun goes on if it is the same, and
         is stopped otherwise; digests found so far are kept.
         """
-        self._begin(tuple(excludes), fork=False)
-
-    def _begin(self, key: tuple[str, ...], *, fork: bool) -> None:
+        key = tuple(excludes)
         if key in self._manifests or (self._begun is not None and self._begun.key == key):
             return
         self.close()
         opened = self.opened(key)
         children = None
-        if fork and Children.possible():
+        if self._may_fork and Children.possible():
             children = Children(opened, opened.unknown(), self._threads or default_workers())
-        self._begun = _Begun(key, children, lambda stop: self._hash(opened, stop, children))
+        try:
+            self._begun = _Begun(key, children, lambda stop: self._hash(opened, stop, children))
+        except BaseException:  # no more threads
+            if children is not None:
+                children.close()
+            raise
 
     def manifest(self, excludes: Sequence[str] = ()) -> FileManifest:
         """The digests of all files without ``excludes``; waits for them.
@@ -138,6 +142,9 @@ class _Begun(threading.Thread):
             self._found = self._work(self.stop)
         except BaseException as error:  # noqa: BLE001 - said where the result is asked for
             self._problem = error
+        finally:
+            if self._children is not None:
+                self._children.close()
 
     def result(self) -> FileManifest:
         """Wait for the digests. Raises what kept them from being found."""
@@ -161,8 +168,9 @@ def begin_early(path: Path, *, progress: Progress = SILENT, threads: int | None 
     whichever, waits until somebody asks: ``begin`` or ``manifest`` meet it again.
     """
     reading = PackReading(path, progress=progress, threads=threads)
+    reading._may_fork = True
     with suppress(Exception):
-        reading._begin((), fork=True)
+        reading.begin()
     return reading
 
 

@@ -129,8 +129,8 @@ def each_tensor(
         futures = [pool.submit(work, spec, advance) for spec in specs]
         try:
             # Woken once, not for every small tensor: that takes the interpreter from those that work.
-            done = wait(futures, return_when=FIRST_EXCEPTION).done
-            return [future.result() for future in futures if future in done]
+            wait(futures, return_when=FIRST_EXCEPTION)
+            return [future.result() for future in futures]  # if several fail, the first one's error
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)

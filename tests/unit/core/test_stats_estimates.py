@@ -100,8 +100,19 @@ def test_approximations_never_change_the_outcome_of_any_values(values: list[floa
     assert (interval.lower, interval.upper) == (max(low, -UNBOUNDED), min(high, UNBOUNDED))
 
 
+@pytest.mark.parametrize("scale", [1e-140, 1e-110, 1e-100, 1e90, 1e103, 1e110, 1e130])
+def test_approximations_of_values_of_any_size(scale: float) -> None:
+    for values in ([0.0] * 8 + [1.0], [-3.3, -7.7, 16.1, 4.9, 0.1], COIN, HEAVY):
+        scaled = [value * scale for value in values]
+        for confidence in (0.5, 0.9):
+            interval = bootstrap_t_interval(scaled, confidence, seed=1, resamples=999)
+            low, high = plain_bootstrap(scaled, confidence, 1, 999)
+            assert (interval.lower, interval.upper) == (max(low, -UNBOUNDED), min(high, UNBOUNDED))
+
+
 def test_approximations_keep_their_margin() -> None:
-    for values in (D, SKEWED, HEAVY, FEW_DIFFER):
+    tiny = [value * 1e-137 for value in D]
+    for values in (D, SKEWED, HEAVY, FEW_DIFFER, tiny):
         statistic = _even(values)
         assert statistic.quick is not None
         for block in resample_blocks(len(values), 5, 3000):

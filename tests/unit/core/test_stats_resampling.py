@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ucaudit.core.errors import InputError
 from ucaudit.core.stats.resampling import resample_blocks
 
 
@@ -53,3 +54,8 @@ def test_more_than_is_kept_is_drawn_again() -> None:
     first, second = resample_blocks(n, 3, resamples), resample_blocks(n, 3, resamples)
     assert not isinstance(first, tuple)
     assert next(iter(first)) == next(iter(second))
+
+
+def test_too_many_units_are_refused() -> None:
+    with pytest.raises(InputError, match="33554432 units are too many"):
+        resample_blocks(1 << 25, 0, 1)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ucaudit.core.errors import InputError
 from ucaudit.packs.children import Children
 from ucaudit.packs.memo import DigestMemo
 from ucaudit.packs.opened import OpenedPack, open_pack
+from ucaudit.packs.reading import begin_early
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="children are used on Linux only"),
@@ -143,6 +145,52 @@ def test_closing_ends_them_at_once_and_twice_is_once(tmp_path):
     assert pids and all(map(gone, pids))
 
 
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - entries of this kind are no paths
+
+
+def test_nothing_stays_open_whether_or_not_anybody_reads(tmp_path):
+    opened = open_pack(make_pack(tmp_path / "pack"))
+    before = open_descriptors()
+    unread = children_of(opened)
+    unread.close()
+    assert list(unread.digests(lambda _: None)) == []
+    opened.file_manifest(children=children_of(opened))
+    assert open_descriptors() == before
+
+
+def test_a_child_that_somebody_else_waited_for_is_no_error(tmp_path):
+    pack = make_pack(tmp_path / "pack")
+    opened = open_pack(pack)
+    children = children_of(opened)
+    for pid in children._pids:
+        os.waitpid(pid, 0)
+    assert opened.file_manifest(children=children) == open_pack(pack).file_manifest()
+
+
+def test_without_a_thread_to_listen_there_are_no_children(tmp_path, monkeypatch):
+    pack = make_pack(tmp_path / "pack")
+    made = []
+    monkeypatch.setattr(Children, "possible", staticmethod(lambda: True))
+    real = Children.__init__
+
+    def remember(self, *given):
+        real(self, *given)
+        made.append(self)
+
+    monkeypatch.setattr(Children, "__init__", remember)
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = open_descriptors()
+    reading = begin_early(pack)
+    monkeypatch.undo()
+    assert made and made[0]._pids == [] and open_descriptors() == before
+    assert reading.manifest() == open_pack(pack).file_manifest()
+
+
 EARLY = """
 import sys, time
 from pathlib import Path
@@ -175,6 +223,18 @@ def test_a_fresh_program_forks_and_its_end_is_theirs(tmp_path):
     assert eventually_gone(pids)
 
 
+@pytest.mark.parametrize(
+    "before", ["import torch\n", "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"]
+)
+def test_where_forking_is_unwise_threads_do_it(tmp_path, before):
+    pack = make_pack(tmp_path / "pack")
+    code = before + EARLY + "print(reading.manifest().digest)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(pack)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [open_pack(pack).file_manifest().digest] and done.stderr == ""
+
+
 def test_an_early_start_in_a_fresh_program(tmp_path):
     pack = make_pack(tmp_path / "pack")
     code = (
@@ -184,7 +244,7 @@ def test_an_early_start_in_a_fresh_program(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, str(pack)], capture_output=True, text=True, check=True, timeout=60
     )
-    pids, whole, part = done.stdout.splitlines()
-    assert len(pids.split()) == 2 and done.stderr == ""
+    pids, whole, more, part = done.stdout.splitlines()
+    assert len(pids.split()) == 2 and more == "" and done.stderr == "", "all is known when asked again"
     assert whole == open_pack(pack).file_manifest().digest
     assert part == open_pack(pack, excludes=["5.dat"]).file_manifest().digest

@@ -160,16 +160,16 @@ def _of_ranks(statistic: _Statistic, ranks: Sequence[int], seed: int, resamples:
         found.sort()
         return [found[rank - 1] for rank in ranks]
     in_order = sorted(found)
-    wanted = set()
     reach = []
     for rank in ranks:
         middle = in_order[rank - 1]
         low, high = middle - 2 * margin, middle + 2 * margin
-        close = [number for number, value in enumerate(found) if low <= value <= high]
-        reach.append((close, rank - 1 - bisect_left(in_order, low)))
-        wanted.update(close)
+        # An infinite one is no approximation, and neither are those below it.
+        close = [] if math.isinf(middle) else [at for at, value in enumerate(found) if low <= value <= high]
+        reach.append((middle, close, rank - 1 - bisect_left(in_order, low)))
+    wanted = {number for _, close, _ in reach for number in close}
     exact = dict(_exactly(statistic, wanted, seed, resamples))
-    return [sorted(exact[number] for number in close)[place] for close, place in reach]
+    return [sorted(exact[at] for at in close)[place] if close else middle for middle, close, place in reach]
 
 
 def _exactly(statistic: _Statistic, wanted: set[int], seed: int, resamples: int) -> Iterator[tuple[int, float]]:
@@ -211,7 +211,7 @@ def _even(values: Sequence[float]) -> _Statistic:
         left = square_total - total * total / n
         return total / n / math.sqrt(left / (n - 1) / n) if left > trusted else math.nan
 
-    margin = 2 * (of_total + most * of_left / trusted) / n * math.sqrt(n * (n - 1) / trusted)
+    margin = 2 * (of_total + most * (of_left / trusted)) / n * math.sqrt(n * (n - 1) / trusted)
     return _Statistic((centred, squares), exact, quick, margin)
 
 

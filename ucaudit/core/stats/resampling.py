@@ -17,8 +17,11 @@ from functools import lru_cache
 from random import Random
 from typing import Final
 
+from ucaudit.core.errors import InputError
+
 _BLOCK: Final = 1 << 15
 _KEPT: Final = 1 << 23
+_TOO_MANY: Final = 1 << 25
 _FIRST_WORD: Final = b"\xe0\xff\xff\xff\x00\x00\x00\x00"
 _LOWER_HALF: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _32: Final = b"\x20\x00\x00\x00\x00\x00\x00\x00"
@@ -29,13 +32,18 @@ def resample_blocks(n: int, seed: int, resamples: int) -> Sequence[Sequence[int]
     """The indexes of all resamples, whole resamples at a time, in bounded memory.
 
     Args:
-        n: units, at most 2³¹; a resample holds as many indexes, each from 0 to n - 1.
+        n: units, below 2²⁵; a resample holds as many indexes, each from 0 to n - 1.
         seed: of the draw.
         resamples: how many.
 
     Returns:
         Blocks of indexes. A resample's n lie side by side, and no block splits one.
+
+    Raises:
+        InputError: too many units.
     """
+    if n >= _TOO_MANY:
+        raise InputError(f"{n} units are too many to be resampled")
     if n * resamples <= _KEPT:
         return _kept_blocks(n, seed, resamples)
     return _blocks(n, seed, resamples)

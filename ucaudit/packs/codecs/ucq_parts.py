@@ -2,8 +2,8 @@
 
 They stay what they are on disk, integers and patterns of floats in numpy arrays, until a decoder takes them: the
 plain one puts them on its device, the compiled one reads them where they lie. So checks never wait for a GPU, and
-several threads that decode small tensors do not hand the interpreter's lock to and fro, which every operation of
-torch does.
+several threads that decode small tensors do not hand the interpreter's lock to and fro, as they would with every
+operation of torch.
 """
 
 from __future__ import annotations
