@@ -15,7 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True, scope="session")
 def bootstrap_once():
-    """Bundles of the same values are verified a thousand times; their bootstrap, a tenth of that, is always the same.
+    """Bundles of the same values are verified a thousand times; their bootstrap is always the same.
 
     Only what verifies is patched: tests of the bootstrap itself call it.
     """
