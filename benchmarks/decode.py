@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from gpu_check import make_synthetic, write_pack
+from gpu_check import make_synthetic
 
 from ucaudit.packs.codecs import open_source, ucq
 from ucaudit.packs.state import reconstruct_state
@@ -41,8 +41,10 @@ def main() -> int:
         measure(options.pack, options.runs)
         return 0
     with tempfile.TemporaryDirectory(prefix="decode-") as place:
-        _, reference, _ = make_synthetic(Path(place), hidden=options.width, layers=2, vocabulary=500)
-        measure(write_pack(reference, Path(place) / "of-rank", rank=options.synthetic), options.runs)
+        pack, _, _ = make_synthetic(
+            Path(place), hidden=options.width, layers=2, vocabulary=500, rank=options.synthetic
+        )
+        measure(pack, options.runs)
     return 0
 
 

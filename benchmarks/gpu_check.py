@@ -151,7 +151,9 @@ def synchronise(device: str) -> None:
 
 
 # --- a model, a pack and a text made on the spot -------------------------------------------------------------
-def make_synthetic(root: Path, *, hidden: int, layers: int, vocabulary: int) -> tuple[Path, Path, Path]:
+def make_synthetic(
+    root: Path, *, hidden: int, layers: int, vocabulary: int, rank: int = 16
+) -> tuple[Path, Path, Path]:
     """A random Llama in bf16 with a tokenizer, its five-bit pack with overlays, and a text of random words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -179,11 +181,11 @@ def make_synthetic(root: Path, *, hidden: int, layers: int, vocabulary: int) -> 
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(reference / "tokenizer.json"))
     (reference / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    return write_pack(reference, root / "pack"), reference, corpus
+    return write_pack(reference, root / "pack", rank), reference, corpus
 
 
-def write_pack(reference: Path, target: Path, *, rank: int = 16) -> Path:
-    """Plain five-bit rounding in groups of 64, and a small random overlay."""
+def write_pack(reference: Path, target: Path, rank: int) -> Path:
+    """Plain five-bit rounding in groups of 64, and a small random overlay unless ``rank`` is 0."""
     from ucaudit.packs.codecs.tensors import raw_bytes
     from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor, PackDescription, PackWriter
     from ucaudit.packs.manifest import Source
@@ -202,12 +204,14 @@ def write_pack(reference: Path, target: Path, *, rank: int = 16) -> Path:
             groups = torch.nn.functional.pad(weight.float(), (0, -columns % 64)).view(rows, -1, 64)
             scales = (groups.abs().amax(-1) / 15).half()
             codes = (groups / scales.float().clamp_min(1e-8).unsqueeze(-1)).round().clamp(-16, 15) + 16
-            overlay = rank and EncodedOverlay(
-                u=torch.randint(-127, 128, (rows, rank), generator=generator, dtype=torch.int8),
-                v=torch.randint(-127, 128, (rank, columns), generator=generator, dtype=torch.int8),
-                rows=(torch.rand(rows, generator=generator) * 1e-4).bfloat16(),
-                cols=(torch.rand(columns, generator=generator) * 1e-4).bfloat16(),
-            )
+            overlay = None
+            if rank:
+                overlay = EncodedOverlay(
+                    u=torch.randint(-127, 128, (rows, rank), generator=generator, dtype=torch.int8),
+                    v=torch.randint(-127, 128, (rank, columns), generator=generator, dtype=torch.int8),
+                    rows=(torch.rand(rows, generator=generator) * 1e-4).bfloat16(),
+                    cols=(torch.rand(columns, generator=generator) * 1e-4).bfloat16(),
+                )
             encoded.append(
                 EncodedTensor(
                     name=spec.name,
@@ -217,7 +221,7 @@ def write_pack(reference: Path, target: Path, *, rank: int = 16) -> Path:
                     codes=codes.to(torch.uint8).view(rows, -1)[:, :columns].contiguous(),
                     levels=torch.arange(-16, 16, dtype=torch.int8),
                     scales=scales,
-                    overlay=overlay or None,
+                    overlay=overlay,
                 )
             )
         writer.write_tensors("layer-00000.safetensors", encoded=encoded, raw={})

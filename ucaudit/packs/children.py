@@ -25,7 +25,8 @@ _NUMBER: Final = struct.Struct("=I")
 _MESSAGE: Final = struct.Struct("=iQ32s")
 """A file's number, or -1; bytes hashed since the last message; the file's SHA-256, if it is done."""
 _BATCHES: Final = 1024
-"""At most this many numbers wait in a pipe: 4 kB, which even the smallest pipe holds."""
+"""At most this many numbers wait in a pipe: 4 kB, which even the smallest pipe holds. With more files than that, a
+number stands for every so-many-th file from it on."""
 _BEAT_BYTES: Final = 64 << 20
 
 
@@ -39,19 +40,17 @@ class Children:
     """
 
     def __init__(self, opened: OpenedPack, files: Sequence[PackFile], count: int) -> None:
-        self._opened = opened
-        batches = min(len(files), _BATCHES)
-        self._batches = [files[number::batches] for number in range(batches)]
-        self._files = [file for batch in self._batches for file in batch]
+        self._opened, self._files = opened, files
+        self._batches = min(len(files), _BATCHES)
         self._pids: list[int] = []
         self._lock = threading.Lock()
         self._read = False
         self._results, to_results = os.pipe()
         try:
-            queue = _queue(batches)
+            queue = _queue(self._batches)
             try:
                 with suppress(OSError):  # no more processes, or no memory: fewer children
-                    for _ in range(min(count, batches)):
+                    for _ in range(min(count, self._batches)):
                         self._fork(queue, to_results)
             finally:
                 os.close(queue)
@@ -123,17 +122,14 @@ class Children:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(self._results)
-            starts = [0]
-            for batch in self._batches:
-                starts.append(starts[-1] + len(batch))
             while record := os.read(queue, _NUMBER.size):
-                (batch_number,) = _NUMBER.unpack(record)
-                for number, file in enumerate(self._batches[batch_number], starts[batch_number]):
-                    self._hash(number, file, results)
+                (first,) = _NUMBER.unpack(record)
+                for number in range(first, len(self._files), self._batches):
+                    self._hash(number, results)
         finally:
             os._exit(0)
 
-    def _hash(self, number: int, file: PackFile, results: int) -> None:
+    def _hash(self, number: int, results: int) -> None:
         pending = 0
 
         def advance(count: int) -> None:
@@ -144,7 +140,7 @@ class Children:
                 os.write(results, _MESSAGE.pack(-1, pending, b""))
                 pending = 0
 
-        digest = self._opened.hash_file(file, progress=advance).digest
+        digest = self._opened.hash_file(self._files[number], progress=advance).digest
         os.write(results, _MESSAGE.pack(number, pending, bytes.fromhex(digest)))
 
 

