@@ -23,6 +23,7 @@ Floats = NDArray[np.float32]
 _GOOD, _PADDING, _NOT_FINITE = 0, 1, 2
 _FIRST_ROWS: Final = 64
 _MOST_BITS_OF_PAIRS: Final = 6  # whose table, 32 kB, still fits the nearest cache
+_TOGETHER: Final = 4  # rows whose overlays are summed at a time
 _TOP: Final = 0x80000000
 _BF16_INFINITE: Final = 0x7F7F8000  # magnitudes from here on round to infinity
 _F16_BIAS: Final = 2.0**112  # what the exponents of float16 and float32 differ by
@@ -106,8 +107,8 @@ def _decode(
     widened = np.empty(groups, np.uint32)
     row_scales = widened.view(np.float32)
     v, cols, factors = _floats(small_v), _bf16(column_factors), _bf16(row_factors)
-    u = np.empty((2, rank), np.float32)
-    corrections = np.empty((2, columns), np.float32)
+    u = np.empty((_TOGETHER, rank), np.float32)
+    corrections = np.empty((_TOGETHER, columns), np.float32)
     above = np.uint32(0)
     for row in range(rows):
         for byte in range(codes.shape[1]):
@@ -123,18 +124,19 @@ def _decode(
             for column in range(few.shape[0]):
                 few[column] = (few[column] - zero) * scale
         if rank:
-            if row % 2 == 0:
-                for index in range(rank):
-                    u[0, index] = np.float32(small_u[row, index])
-                    u[1, index] = np.float32(small_u[min(row + 1, rows - 1), index])
-                _correct(u[0], u[1], v, corrections[0], corrections[1])
-            correction, factor = corrections[row % 2], factors[row]
+            if row % _TOGETHER == 0:
+                for near in range(_TOGETHER):
+                    for index in range(rank):
+                        u[near, index] = np.float32(small_u[min(row + near, rows - 1), index])
+                _correct(u, v, corrections)
+            correction, factor = corrections[row % _TOGETHER], factors[row]
             for column in range(columns):
                 scaled = correction[column] * factor
                 values[column] = values[column] + scaled * cols[column]
         for column in range(columns):
             pattern = patterns[column]
-            above |= np.uint32((pattern & np.uint32(0x7FFFFFFF)) + np.uint32(_TOP - _BF16_INFINITE))
+            magnitude = pattern & np.uint32(0x7FFFFFFF)
+            above = np.uint32(above | np.uint32(magnitude + np.uint32(_TOP - _BF16_INFINITE)))
             even = (pattern >> np.uint32(16)) & np.uint32(1)
             out[row, column] = (pattern + np.uint32(0x7FFF) + even) >> np.uint32(16)
     return _NOT_FINITE if above >= np.uint32(_TOP) else _GOOD
@@ -161,41 +163,55 @@ def _bf16(stored: Patterns) -> Floats:
 def _look_up(
     words: NDArray[np.uint64], bits: int, columns: int, levels: Floats, pairs: NDArray[np.int64], values: Floats
 ) -> bool:
-    """The levels of one row's codes, eight codes at a time. Returns whether the codes behind the last are zero."""
+    """The levels of one row's codes, eight codes at a time. Returns whether the codes behind the last are zero.
+
+    Places are unsigned: what may be negative is tested for it, since it would count from the end.
+    """
     both = values.view(np.int64)
     blocks, rest = (columns + 7) // 8, columns % 8
-    keep = ~np.uint64(0) >> np.uint64(64 - 8 * bits)
+    step, three, last = np.uint64(bits), np.uint64(3), np.uint64(63)
+    keep = ~np.uint64(0) >> (last + np.uint64(1) - np.uint64(8) * step)
+    mask = np.uint64(max(pairs.shape[0], levels.shape[0]) - 1)
     word = np.uint64(0)
     for block in range(blocks):
-        byte = block * bits
-        place, shift = byte >> 3, np.uint64(byte % 8 * 8)
-        word = (words[place] >> shift | words[place + 1] << np.uint64(1) << (np.uint64(63) - shift)) & keep
+        byte = np.uint64(block) * step
+        place, shift = byte >> three, (byte & np.uint64(7)) << three
+        word = (words[place] >> shift | words[place + np.uint64(1)] << np.uint64(1) << (last - shift)) & keep
         if pairs.shape[0]:
-            mask = np.uint64(pairs.shape[0] - 1)
             for index in range(4):
-                both[4 * block + index] = pairs[(word >> np.uint64(2 * bits * index)) & mask]
+                pair = (word >> (np.uint64(2 * index) * step)) & mask
+                both[np.uint64(4 * block + index)] = pairs[pair]
         else:
-            mask = np.uint64(levels.shape[0] - 1)
             for index in range(8):
-                values[8 * block + index] = levels[(word >> np.uint64(bits * index)) & mask]
-    return rest == 0 or word >> np.uint64(bits * rest) == 0
+                code = (word >> (np.uint64(index) * step)) & mask
+                values[np.uint64(8 * block + index)] = levels[code]
+    return rest == 0 or word >> (step * np.uint64(rest)) == 0
 
 
 @numba.njit(**compiled.KERNEL)  # type: ignore[untyped-decorator,unused-ignore]
-def _correct(first: Floats, second: Floats, v: Floats, out: Floats, also: Floats) -> None:
-    """Two rows of U times V. Sums of integers: two rows and four ranks at a time read V least often."""
+def _correct(u: Floats, v: Floats, out: Floats) -> None:
+    """Four rows of U times V. Sums of integers; four rows and four ranks at a time read V, which no nearest cache
+    holds, least often."""
     rank, columns = v.shape
+    first, second, third, fourth = out[0], out[1], out[2], out[3]
     out[:] = np.float32(0)
-    also[:] = np.float32(0)
     for index in range(0, rank - 3, 4):
-        a, b, c, d = first[index], first[index + 1], first[index + 2], first[index + 3]
-        e, f, g, h = second[index], second[index + 1], second[index + 2], second[index + 3]
-        va, vb, vc, vd = v[index], v[index + 1], v[index + 2], v[index + 3]
+        a, b, c, d = v[index], v[index + 1], v[index + 2], v[index + 3]
+        a1, b1, c1, d1 = u[0, index], u[0, index + 1], u[0, index + 2], u[0, index + 3]
+        a2, b2, c2, d2 = u[1, index], u[1, index + 1], u[1, index + 2], u[1, index + 3]
+        a3, b3, c3, d3 = u[2, index], u[2, index + 1], u[2, index + 2], u[2, index + 3]
+        a4, b4, c4, d4 = u[3, index], u[3, index + 1], u[3, index + 2], u[3, index + 3]
         for column in range(columns):
-            out[column] += a * va[column] + b * vb[column] + c * vc[column] + d * vd[column]
-            also[column] += e * va[column] + f * vb[column] + g * vc[column] + h * vd[column]
+            w, x, y, z = a[column], b[column], c[column], d[column]
+            first[column] += a1 * w + b1 * x + c1 * y + d1 * z
+            second[column] += a2 * w + b2 * x + c2 * y + d2 * z
+            third[column] += a3 * w + b3 * x + c3 * y + d3 * z
+            fourth[column] += a4 * w + b4 * x + c4 * y + d4 * z
     for index in range(rank - rank % 4, rank):
-        a, e, va = first[index], second[index], v[index]
+        a = v[index]
+        a1, a2, a3, a4 = u[0, index], u[1, index], u[2, index], u[3, index]
         for column in range(columns):
-            out[column] += a * va[column]
-            also[column] += e * va[column]
+            first[column] += a1 * a[column]
+            second[column] += a2 * a[column]
+            third[column] += a3 * a[column]
+            fourth[column] += a4 * a[column]
