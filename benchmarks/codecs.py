@@ -269,10 +269,10 @@ def table(
             )
         alike = [K_BITS[K_QUANTS[count][-1]]] if count in K_QUANTS else []
         for budget in alike if budgets is None else budgets:
-            for group in (GROUP, 128):
-                settings = Settings(TensorSettings(group=group, rank=0), budget=budget)
+            for group, step in [(GROUP, 0), (128, 0), *((GROUP, step) for step in steps[:1])]:
+                settings = Settings(TensorSettings(group=group, rank=0), budget=budget, steps=step)
                 bench.row(
-                    f"ucq, group {group}, budget {budget:g}",
+                    f"ucq, group {group}, budget {budget:g}" + f", {step} steps" * bool(step),
                     f"{budget:.3f}",
                     lambda out, settings=settings: encoded(bench, settings, out),
                 )

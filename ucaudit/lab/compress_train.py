@@ -15,7 +15,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import nn
@@ -24,8 +24,11 @@ from ucaudit.lab.compress_blocks import each
 from ucaudit.lab.compress_layers import Place
 from ucaudit.lab.compress_quantise import Grid
 from ucaudit.models.layers import Call, call_layer
+from ucaudit.models.picks import picks_apart
 from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor
 
+Item = TypeVar("Item")
+T = TypeVar("T")
 Divergence = Callable[[torch.Tensor, int], torch.Tensor]
 """From what leaves the layer for one sequence [1, length, hidden], and the sequence's number, to the mean KL
 divergence of the original model's next-token distributions from those behind it, nats a token."""
@@ -84,38 +87,45 @@ def train_layer(
     held = list(range(HELD_OUT - 1, count, HELD_OUT)) or [count - 1]
     seen = [index for index in range(count) if index not in held]
     variance = float(lesson.target.var()) or 1.0
+    copies = _Copies(layer)
     leaves = [leaf for tensor in tensors for leaf in tensor.leaves]
     optimiser = _Adam(leaves)
 
-    copies = _Copies(layer)
-
-    def loss(index: int) -> torch.Tensor:
-        output = _output(copies.mine(), tensors, lesson, index)
+    def loss(weights: Sequence[torch.Tensor], index: int) -> torch.Tensor:
+        output = _output(copies.mine(), tensors, weights, lesson, index)
         value = (output - lesson.target[index : index + 1]).square().mean() / variance
         if lesson.divergence is not None and lesson.weight:
             value = value + lesson.weight * lesson.divergence(output, index)
         return value
 
-    def slopes(index: int) -> list[torch.Tensor]:
-        with torch.enable_grad():
-            found = torch.autograd.grad(loss(index), [leaf.value for leaf in leaves], allow_unused=True)
-        return [
-            torch.zeros_like(leaf.value) if slope is None else slope
-            for leaf, slope in zip(leaves, found, strict=True)
-        ]
+    def slopes(batch: Sequence[int]) -> list[torch.Tensor]:
+        """The mean gradient of every leaf: through the layer for each sequence, through the rounding once."""
+        weights = each(_with_gradient(_Trained.weight), tensors)
+        behind = [weight.detach().requires_grad_() for weight in weights]
+
+        def through_layer(index: int) -> tuple[torch.Tensor | None, ...]:
+            with picks_apart():
+                return torch.autograd.grad(loss(behind, index), behind, allow_unused=True)
+
+        means = [_mean(parts) for parts in zip(*each(_with_gradient(through_layer), batch), strict=True)]
+
+        def through_rounding(number: int) -> list[torch.Tensor]:
+            values, mean = [leaf.value for leaf in tensors[number].leaves], means[number]
+            if mean is None:
+                return [torch.zeros_like(value) for value in values]
+            return list(torch.autograd.grad(weights[number], values, mean))
+
+        return [slope for found in each(through_rounding, range(len(tensors))) for slope in found]
 
     def judge() -> float:
-        return math.fsum(each(lambda index: float(loss(index)), held))
+        weights = each(_Trained.weight, tensors)
+        return math.fsum(each(lambda index: float(loss(weights, index)), held))
 
     best, kept = judge(), [tensor.encoded() for tensor in tensors]
     every = max(1, lesson.steps // _CHECKS)
     for step in range(lesson.steps):
         batch = [seen[(step * BATCH + offset) % len(seen)] for offset in range(min(BATCH, len(seen)))]
-        gradients = each(slopes, batch)
-        optimiser.step(
-            [sum(parts[1:], start=parts[0]) / len(batch) for parts in zip(*gradients, strict=True)],
-            rate=(1 + math.cos(math.pi * step / lesson.steps)) / 2,
-        )
+        optimiser.step(slopes(batch), rate=(1 + math.cos(math.pi * step / lesson.steps)) / 2)
         if (step + 1) % every == 0 or step + 1 == lesson.steps:
             found = judge()
             if found < best:
@@ -125,15 +135,33 @@ def train_layer(
     return kept
 
 
-def _output(layer: nn.Module, tensors: Sequence[_Trained], lesson: Lesson, index: int) -> torch.Tensor:
-    """What leaves the layer for one sequence, with the weights as they are now."""
+def _with_gradient(work: Callable[[Item], T]) -> Callable[[Item], T]:
+    """``work`` for :func:`each`, which switches gradients off."""
+
+    def run(item: Item) -> T:
+        with torch.enable_grad():
+            return work(item)
+
+    return run
+
+
+def _mean(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Over sequences; one that a weight had no part in counts as zero."""
+    there = [part for part in parts if part is not None]
+    return sum(there[1:], start=there[0]) / len(parts) if there else None
+
+
+def _output(
+    layer: nn.Module, tensors: Sequence[_Trained], weights: Sequence[torch.Tensor], lesson: Lesson, index: int
+) -> torch.Tensor:
+    """What leaves the layer for one sequence, with other weights than its own."""
     parameters: dict[str, torch.Tensor] = {}
-    for tensor in tensors:
+    for tensor, weight in zip(tensors, weights, strict=True):
         name = tensor.place.matrix.parameter
         whole = parameters.get(name)
         if whole is None:
             whole = layer.get_parameter(name).detach()
-        parameters[name] = tensor.place.put(whole, tensor.weight())
+        parameters[name] = tensor.place.put(whole, weight)
     hidden = lesson.hidden[index : index + 1]
     return call_layer(_Stateless(layer, parameters), hidden, lesson.call)
 
