@@ -250,16 +250,22 @@ def matrix_of(layer: nn.Module, matrix: Matrix) -> torch.Tensor:
 
 
 def second_moment(inputs: torch.Tensor) -> torch.Tensor:
-    """Mean of xxᵀ over all positions, float32 [columns, columns], summed in pieces and by blocks of columns."""
+    """Mean of xxᵀ over all positions, float32 [columns, columns], summed in pieces and by blocks of columns.
+
+    It is symmetric: blocks below the diagonal are those above it.
+    """
     rows = inputs.reshape(-1, inputs.shape[-1]).float()
     total = torch.zeros((rows.shape[1], rows.shape[1]), dtype=torch.float32)
 
     def part(columns: slice) -> None:
         for positions in spans(len(rows), _ROWS):
             piece = rows[positions]
-            total[columns].addmm_(piece[:, columns].T, piece)
+            total[columns, columns.start :].addmm_(piece[:, columns].T, piece[:, columns.start :])
 
-    each(part, spans(rows.shape[1], _COLUMNS))
+    blocks = spans(rows.shape[1], _COLUMNS)
+    each(part, blocks)
+    for columns in blocks:
+        total[columns.stop :, columns] = total[columns, columns.stop :].T
     return total.div_(len(rows))
 
 

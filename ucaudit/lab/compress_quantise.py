@@ -30,6 +30,9 @@ _LARGEST_LEVEL: Final = 127.0
 _BINS_A_LEVEL: Final = 8
 _REACH: Final = 160 * _BINS_A_LEVEL
 _LLOYD_STEPS: Final = 30
+_PLACES: Final = 512
+_ZERO: Final = 256.0
+"""The place of zero; see :class:`Grid`."""
 _TINY: Final = 2.0**-24
 _BLOCK: Final = 64
 _LARGEST_F16: Final = 65504.0
@@ -72,42 +75,64 @@ def make_metric(moment: torch.Tensor, *, damping: float = DAMPING) -> Metric:
     exact.diagonal().add_(level if level > 0 else 1.0)
     order = torch.argsort(exact.diagonal(), descending=True, stable=True)
     ordered = exact[order][:, order]
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
-    factor = torch.linalg.cholesky(inverse, upper=True)
-    return Metric(exact.float(), order, factor.float())
+    # With the order turned round, H = L·Lᵀ; turned back, L⁻¹ is the upper factor U of H⁻¹ = Uᵀ·U.
+    turned = torch.linalg.cholesky(ordered.flip(0, 1))
+    factor = torch.linalg.solve_triangular(turned, torch.eye(len(turned), dtype=turned.dtype), upper=False)
+    return Metric(exact.float(), order, factor.flip(0, 1).float().contiguous())
 
 
 @dataclass(frozen=True)
 class Grid:
     """The values that codes stand for, and how to find the nearest one without a search.
 
+    A number x has the *place* 2·x + 256. Levels are integers, so the borders between them are multiples of ½, and
+    whole places 0 … 511 tell which level is nearest to any x in −128 … 128.
+
     Attributes:
         levels: int8 [2^bits], ascending.
         values: the same as float32.
-        nearest: int64 [512]: floor(2·x) + 256, for x in −128 … 128 → code. Levels are integers, so the borders
-            between them are multiples of ½ and the table is exact.
+        nearest: int64 [512]: place, rounded down → code.
+        landings: float32 [512]: place, rounded down → the place of the nearest level.
     """
 
     levels: torch.Tensor
     values: torch.Tensor
     nearest: torch.Tensor
+    landings: torch.Tensor
 
     @classmethod
     def of(cls, levels: torch.Tensor) -> Grid:
         """From int8 levels, ascending."""
         values = levels.float()
         borders = (values[1:] + values[:-1]) / 2
-        points = (torch.arange(512, dtype=torch.float32) - 256) / 2
-        return cls(levels, values, torch.bucketize(points, borders, right=True))
+        points = (torch.arange(_PLACES, dtype=torch.float32) - _ZERO) / 2
+        nearest = torch.bucketize(points, borders, right=True)
+        return cls(levels, values, nearest, values[nearest] * 2 + _ZERO)
 
     def codes(self, scaled: torch.Tensor) -> torch.Tensor:
         """int64 codes of the levels nearest to ``scaled`` (which is overwritten)."""
-        return self.nearest[scaled.mul_(2).floor_().clamp_(-256, 255).add_(256).long()]
+        return self.codes_at(scaled.mul_(2).add_(_ZERO))
+
+    def codes_at(self, places: torch.Tensor) -> torch.Tensor:
+        """int64 codes of the levels nearest to places (which are overwritten)."""
+        return self.nearest[_whole(places)]
+
+    def nearest_places(self, places: torch.Tensor) -> torch.Tensor:
+        """The places of the levels nearest to places, one-dimensional (which are overwritten)."""
+        return self.landings.index_select(0, _whole(places))
+
+    def places(self, codes: torch.Tensor) -> torch.Tensor:
+        """float32: where the levels of codes are."""
+        return self.values[codes.long()].mul_(2).add_(_ZERO)
 
     @property
     def bits(self) -> int:
         """Bits a code."""
         return len(self.levels).bit_length() - 1
+
+
+def _whole(places: torch.Tensor) -> torch.Tensor:
+    return places.clamp_(0, _PLACES - 1).long()  # not negative, so that the integer part is the floor
 
 
 def curved_levels(bits: int) -> torch.Tensor:
@@ -228,22 +253,23 @@ def _feed_back(target: torch.Tensor, scales: torch.Tensor, grid: Grid, group: in
     columns = target.shape[1]
     # Columns become rows of memory: each step reads and writes a few contiguous rows.
     left = target.T[metric.order].contiguous()
-    spread = spread_scales(scales, group, columns).T[metric.order].contiguous()
-    codes = torch.empty(left.shape, dtype=torch.uint8)
-    diagonal = metric.factor.diagonal().tolist()
+    half = spread_scales(scales, group, columns).T[metric.order].contiguous().div_(2)
+    finer = half.reciprocal()
+    places = torch.empty_like(left)
+    zero = torch.tensor(_ZERO)
+    shares = metric.factor.diagonal().reciprocal().tolist()
     for begin in range(0, columns, _BLOCK):
         end = min(begin + _BLOCK, columns)
         errors = torch.empty((end - begin, left.shape[1]))
-        for column in range(begin, end):
-            found = grid.codes(left[column] / spread[column])
-            codes[column] = found
-            value = grid.values[found].mul_(spread[column])
-            error = torch.sub(left[column], value, out=errors[column - begin])
-            error.div_(diagonal[column])
+        steps = zip(*(rows[begin:end].unbind() for rows in (left, half, places, finer)), errors, strict=True)
+        for column, (wanted, size, place, fine, error) in enumerate(steps, begin):
+            torch.index_select(grid.landings, 0, _whole(torch.addcmul(zero, wanted, fine)), out=place)
+            torch.addcmul(wanted, place - _ZERO, size, value=-1.0, out=error).mul_(shares[column])
             if column + 1 < end:
                 left[column + 1 : end].addr_(metric.factor[column, column + 1 : end], error, alpha=-1.0)
         if end < columns:
             left[end:].addmm_(metric.factor[begin:end, end:].T, errors, alpha=-1.0)
+    codes = grid.codes_at(places).to(torch.uint8)
     result = torch.empty_like(codes)
     result[metric.order] = codes
     return result.T.contiguous()

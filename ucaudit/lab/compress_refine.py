@@ -17,7 +17,6 @@ from ucaudit.lab.compress_quantise import Grid, Metric, spread_scales
 from ucaudit.packs.codecs.tensors import one_thread
 
 ROUNDS: Final = 2
-_ROWS: Final = 512
 _BLOCK: Final = 64
 _RIDGE: Final = 1e-6
 _LARGEST_F16: Final = 65504.0
@@ -48,7 +47,7 @@ def refine(
         return found, steps
 
     with one_thread():
-        made = each(part, spans(len(target), _ROWS))
+        made = each(part, spans(len(target)))
     return torch.cat([found for found, _ in made]), torch.cat([steps for _, steps in made])
 
 
@@ -86,26 +85,32 @@ def _better_scales(
 def _descend(
     target: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, grid: Grid, group: int, metric: Metric
 ) -> torch.Tensor:
-    """One pass over the columns, most active first."""
+    """One pass over the columns, most active first.
+
+    Columns become rows of memory, and levels stand as their places in the grid's table: a step is a handful of
+    operations on contiguous rows, and what can be divided once is.
+    """
     columns = target.shape[1]
     order = metric.order
     moment = metric.moment[order][:, order]
     spread = spread_scales(scales, group, columns).T[order].contiguous()
-    found = codes.T[order].contiguous()
-    stored = grid.values[found.long()].mul_(spread)
+    places = grid.places(codes.T[order])
+    stored = grid.values[codes.T[order].long()].mul_(spread)
     slope = moment @ (target.T[order] - stored)
-    diagonal = moment.diagonal().tolist()
+    reach = (2 / (moment.diagonal().unsqueeze(1) * spread)).clamp_(max=torch.finfo().max)  # places a unit of slope
+    half = spread.div_(2)
     for begin in range(0, columns, _BLOCK):
         end = min(begin + _BLOCK, columns)
         moved = torch.empty((end - begin, len(target)))
-        for column in range(begin, end):
-            best = grid.codes((stored[column] + slope[column] / diagonal[column]) / spread[column])
-            change = torch.sub(grid.values[best].mul_(spread[column]), stored[column], out=moved[column - begin])
-            found[column] = best
+        steps = zip(*(rows[begin:end].unbind() for rows in (places, slope, reach, half)), moved, strict=True)
+        for column, (place, downhill, far, size, change) in enumerate(steps, begin):
+            best = grid.nearest_places(torch.addcmul(place, downhill, far))
+            torch.sub(best, place, out=change).mul_(size)
+            place.copy_(best)
             if column + 1 < end:
                 slope[column + 1 : end].addr_(moment[column + 1 : end, column], change, alpha=-1.0)
         if end < columns:
             slope[end:].addmm_(moment[end:, begin:end], moved, alpha=-1.0)
-    result = torch.empty_like(found)
-    result[order] = found
+    result = torch.empty(places.shape, dtype=torch.uint8)
+    result[order] = grid.codes_at(places).to(torch.uint8)
     return result.T.contiguous()

@@ -86,8 +86,8 @@ def encode_weights(
 ) -> list[EncodedTensor]:
     """Compress weights that read the same input: they share the metric and the levels.
 
-    Twice: codes, and an overlay fitted to what they miss; then codes of what the overlay leaves over. Of the two
-    the one with the smaller error is kept, weight by weight.
+    With a rank, twice: codes, not refined, and an overlay fitted to what they miss; then codes of what the overlay
+    leaves over. Of the two the one with the smaller error is kept, weight by weight.
 
     Args:
         weights: name in the checkpoint → float32 [out, in], all of one width.
@@ -108,7 +108,7 @@ def encode_weights(
     if grid is None:
         grid = fit_grid(stack, metric.importance, settings.bits, settings.group)
     feedback = inputs is not None
-    plain = _round(weights, stack, grid, metric, settings, feedback=feedback)
+    plain = _round(weights, stack, grid, metric, settings, feedback=feedback, refined=not settings.rank)
     if not settings.rank:
         return plain
 
@@ -121,7 +121,7 @@ def encode_weights(
     again = [
         replace(tensor, overlay=before.overlay)
         for tensor, before in zip(
-            _round(weights, left, grid, metric, settings, feedback=feedback), first, strict=True
+            _round(weights, left, grid, metric, settings, feedback=feedback, refined=True), first, strict=True
         )
     ]
     return [
@@ -138,12 +138,14 @@ def _round(
     settings: TensorSettings,
     *,
     feedback: bool,
+    refined: bool,
 ) -> list[EncodedTensor]:
     """Codes and scales of ``target``, the rows of all weights one after the other."""
     scales = fit_scales(target, metric.importance, grid, settings.group)
     if feedback:
         codes = round_with_feedback(target, scales, grid, settings.group, metric)
-        codes, scales = refine(target, codes, scales, grid, settings.group, metric)
+        if refined:
+            codes, scales = refine(target, codes, scales, grid, settings.group, metric)
     else:
         codes = round_nearest(target, scales, grid, settings.group)
     sizes = [len(weight) for weight in weights.values()]
