@@ -86,7 +86,7 @@ class Grid:
     """The values that codes stand for, and how to find the nearest one without a search.
 
     A number x has the *place* 2·x + 256. Levels are integers, so the borders between them are multiples of ½, and
-    whole places 0 … 511 tell which level is nearest to any x in −128 … 128.
+    the place rounded down, 0 … 511, tells which level is nearest to any x in −128 … 128.
 
     Attributes:
         levels: int8 [2^bits], ascending.
@@ -111,15 +111,15 @@ class Grid:
 
     def codes(self, scaled: torch.Tensor) -> torch.Tensor:
         """int64 codes of the levels nearest to ``scaled`` (which is overwritten)."""
-        return self.codes_at(scaled.mul_(2).add_(_ZERO))
+        return self.codes_at(scaled.mul_(2).floor_().add_(_ZERO))
 
     def codes_at(self, places: torch.Tensor) -> torch.Tensor:
         """int64 codes of the levels nearest to places (which are overwritten)."""
         return self.nearest[_whole(places)]
 
-    def nearest_places(self, places: torch.Tensor) -> torch.Tensor:
-        """The places of the levels nearest to places, one-dimensional (which are overwritten)."""
-        return self.landings.index_select(0, _whole(places))
+    def land(self, places: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The places of the levels nearest to places, one-dimensional (which are overwritten), in ``out``."""
+        return torch.index_select(self.landings, 0, _whole(places), out=out)
 
     def places(self, codes: torch.Tensor) -> torch.Tensor:
         """float32: where the levels of codes are."""
@@ -263,7 +263,7 @@ def _feed_back(target: torch.Tensor, scales: torch.Tensor, grid: Grid, group: in
         errors = torch.empty((end - begin, left.shape[1]))
         steps = zip(*(rows[begin:end].unbind() for rows in (left, half, places, finer)), errors, strict=True)
         for column, (wanted, size, place, fine, error) in enumerate(steps, begin):
-            torch.index_select(grid.landings, 0, _whole(torch.addcmul(zero, wanted, fine)), out=place)
+            grid.land(torch.addcmul(zero, wanted, fine), place)
             torch.addcmul(wanted, place - _ZERO, size, value=-1.0, out=error).mul_(shares[column])
             if column + 1 < end:
                 left[column + 1 : end].addr_(metric.factor[column, column + 1 : end], error, alpha=-1.0)

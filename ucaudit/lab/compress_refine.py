@@ -18,6 +18,8 @@ from ucaudit.packs.codecs.tensors import one_thread
 
 ROUNDS: Final = 2
 _BLOCK: Final = 64
+_SYSTEMS: Final = 256
+"""Rows whose scales are solved for at a time: each has a float64 matrix of its groups by its groups."""
 _RIDGE: Final = 1e-6
 _LARGEST_F16: Final = 65504.0
 
@@ -42,7 +44,12 @@ def refine(
     def part(span: slice) -> tuple[torch.Tensor, torch.Tensor]:
         rows, found, steps = target[span], codes[span], scales[span]
         for _ in range(ROUNDS):
-            steps = _better_scales(rows, found, steps, grid, group, metric)
+            steps = torch.cat(
+                [
+                    _better_scales(rows[few], found[few], steps[few], grid, group, metric)
+                    for few in spans(len(rows), _SYSTEMS)
+                ]
+            )
             found = _descend(rows, found, steps, grid, group, metric)
         return found, steps
 
@@ -102,9 +109,10 @@ def _descend(
     for begin in range(0, columns, _BLOCK):
         end = min(begin + _BLOCK, columns)
         moved = torch.empty((end - begin, len(target)))
+        best = torch.empty(len(target))
         steps = zip(*(rows[begin:end].unbind() for rows in (places, slope, reach, half)), moved, strict=True)
         for column, (place, downhill, far, size, change) in enumerate(steps, begin):
-            best = grid.nearest_places(torch.addcmul(place, downhill, far))
+            grid.land(torch.addcmul(place, downhill, far), best)
             torch.sub(best, place, out=change).mul_(size)
             place.copy_(best)
             if column + 1 < end:

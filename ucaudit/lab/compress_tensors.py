@@ -14,18 +14,16 @@ from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
     DAMPING,
     Grid,
-    Metric,
     fit_grid,
     fit_scales,
     make_metric,
     round_nearest,
     round_with_feedback,
-    weighted_error,
 )
 from ucaudit.lab.compress_refine import refine
-from ucaudit.packs.codecs.ucq_encode import EncodedTensor
+from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor
 
-METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form int8 overlay, feedback again"
+METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form int8 overlay, refinement"
 _FEW: Final = 64
 """With fewer positions than about a hundred times this, damping grows."""
 
@@ -86,8 +84,8 @@ def encode_weights(
 ) -> list[EncodedTensor]:
     """Compress weights that read the same input: they share the metric and the levels.
 
-    With a rank, twice: codes, not refined, and an overlay fitted to what they miss; then codes of what the overlay
-    leaves over. Of the two the one with the smaller error is kept, weight by weight.
+    With a rank: codes, an overlay fitted to what they miss, and then the codes refined for what the overlay leaves
+    over, which makes no row's error larger.
 
     Args:
         weights: name in the checkpoint → float32 [out, in], all of one width.
@@ -107,49 +105,30 @@ def encode_weights(
         metric = make_metric(inputs.moment, damping=inputs.damping)
     if grid is None:
         grid = fit_grid(stack, metric.importance, settings.bits, settings.group)
-    feedback = inputs is not None
-    plain = _round(weights, stack, grid, metric, settings, feedback=feedback, refined=not settings.rank)
-    if not settings.rank:
-        return plain
-
-    def with_overlay(pair: tuple[EncodedTensor, torch.Tensor]) -> EncodedTensor:
-        tensor, weight = pair
-        return replace(tensor, overlay=fit_overlay(weight - tensor.decode().float(), metric.moment, settings.rank))
-
-    first = each(with_overlay, zip(plain, weights.values(), strict=True))
-    left = stack - torch.cat([tensor.overlay.decode() for tensor in first if tensor.overlay is not None])
-    again = [
-        replace(tensor, overlay=before.overlay)
-        for tensor, before in zip(
-            _round(weights, left, grid, metric, settings, feedback=feedback, refined=True), first, strict=True
-        )
-    ]
-    return [
-        min(pair, key=lambda tensor: weighted_error(weight - tensor.decode().float(), metric.moment))
-        for pair, weight in zip(zip(first, again, strict=True), weights.values(), strict=True)
-    ]
-
-
-def _round(
-    weights: Mapping[str, torch.Tensor],
-    target: torch.Tensor,
-    grid: Grid,
-    metric: Metric,
-    settings: TensorSettings,
-    *,
-    feedback: bool,
-    refined: bool,
-) -> list[EncodedTensor]:
-    """Codes and scales of ``target``, the rows of all weights one after the other."""
-    scales = fit_scales(target, metric.importance, grid, settings.group)
-    if feedback:
-        codes = round_with_feedback(target, scales, grid, settings.group, metric)
-        if refined:
-            codes, scales = refine(target, codes, scales, grid, settings.group, metric)
+    scales = fit_scales(stack, metric.importance, grid, settings.group)
+    if inputs is None:
+        codes = round_nearest(stack, scales, grid, settings.group)
     else:
-        codes = round_nearest(target, scales, grid, settings.group)
-    sizes = [len(weight) for weight in weights.values()]
-    return [
-        EncodedTensor(name, tuple(weights[name].shape), settings.bits, settings.group, part, grid.levels, scale)
-        for name, part, scale in zip(weights, torch.split(codes, sizes), torch.split(scales, sizes), strict=True)
-    ]
+        codes = round_with_feedback(stack, scales, grid, settings.group, metric)
+
+    def tensors(codes: torch.Tensor, scales: torch.Tensor) -> list[EncodedTensor]:
+        sizes = [len(weight) for weight in weights.values()]
+        return [
+            EncodedTensor(name, tuple(weight.shape), settings.bits, settings.group, part, grid.levels, scale)
+            for (name, weight), part, scale in zip(
+                weights.items(), torch.split(codes, sizes), torch.split(scales, sizes), strict=True
+            )
+        ]
+
+    def overlay_of(pair: tuple[EncodedTensor, torch.Tensor]) -> EncodedOverlay:
+        tensor, weight = pair
+        return fit_overlay(weight - tensor.decode().float(), metric.moment, settings.rank)
+
+    if not settings.rank:
+        if inputs is not None:
+            codes, scales = refine(stack, codes, scales, grid, settings.group, metric)
+        return tensors(codes, scales)
+    overlays = each(overlay_of, zip(tensors(codes, scales), weights.values(), strict=True))
+    left = stack - torch.cat([overlay.decode() for overlay in overlays])
+    made = tensors(*refine(left, codes, scales, grid, settings.group, metric))
+    return [replace(tensor, overlay=overlay) for tensor, overlay in zip(made, overlays, strict=True)]

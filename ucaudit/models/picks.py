@@ -3,7 +3,7 @@
 The gradient of ``x[:, i]`` is a tensor as large as ``x``, zero everywhere but at ``i``; a loop over all ``i`` fills
 as many, and takes time that grows with the square of the length. The gradient of ``unbind`` is one ``stack``. So
 here the first such pick takes the whole tensor apart, and the others of that tensor find their element ready.
-Values and gradients are the same numbers.
+Values are the same; gradients too, up to the order in which the parts of one element's are summed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ _WHOLE: Final = slice(None)
 
 @contextmanager
 def picks_apart() -> Iterator[None]:
-    """Inside, and in this thread, ``x[:, …, i]`` has a gradient of the element's size.
+    """Inside, and in this thread, ``x[:, :, i]`` has a gradient of the element's size: an int behind whole slices.
 
-    Tensors that are picked from are kept until the end. An element must not be changed in place. A tensor that no
-    gradient reaches is left alone.
+    Tensors that are picked from are kept until the end. Neither they nor their elements may be changed in place
+    while a pick from before is still used: torch raises RuntimeError. A tensor that no gradient reaches is left
+    alone, and so is every other way to pick.
     """
     with _Picks():
         yield
@@ -42,9 +43,10 @@ class _Picks(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever torch returns
         if func is torch.Tensor.__getitem__ and args[0].requires_grad and torch.is_grad_enabled():
-            dim = _picked_dimension(args[1])
-            if dim is not None and args[0].shape[dim] > 1:
-                return self._parts(args[0], dim)[args[1][dim]]
+            tensor, index = args
+            dim = _picked_dimension(index)
+            if dim is not None and len(index) <= tensor.ndim and tensor.shape[dim] > 1:
+                return self._parts(tensor, dim)[index[dim]]
         return func(*args, **(kwargs or {}))
 
     def _parts(self, tensor: torch.Tensor, dim: int) -> tuple[torch.Tensor, ...]:

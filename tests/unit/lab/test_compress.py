@@ -216,6 +216,14 @@ def test_layers_see_the_weights_compressed_before_them(model, text):
     assert (seen["self_attn.o_proj.weight"] == 0).all() and seen["mlp.gate_proj.weight"].abs().max() > 0
 
 
+@pytest.mark.parametrize("width", [1, 256, 257, 600])
+def test_second_moment_in_blocks_is_symmetric(width):
+    rows = torch.randn(1, 40, width, generator=torch.Generator().manual_seed(2))
+    found = second_moment(rows)
+    assert torch.allclose(found.double(), rows[0].double().T @ rows[0].double() / 40, atol=1e-5)
+    assert torch.equal(found, found.T)
+
+
 def test_second_moment_is_the_mean_of_outer_products():
     rows = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
     flat = rows.reshape(-1, 7).double()

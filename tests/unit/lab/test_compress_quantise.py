@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -127,6 +128,14 @@ def test_feedback_is_rounding_column_by_column(weight, moment):
     assert (found != expected).float().mean() < 0.01  # float32 against float64: near ties may fall either way
 
 
+def test_the_metrics_factor_is_the_upper_one_of_the_inverse(moment):
+    metric = make_metric(moment)
+    ordered = metric.moment[metric.order][:, metric.order].double()
+    factor = metric.factor.double()
+    assert torch.equal(factor, factor.triu()) and bool((factor.diagonal() > 0).all())
+    assert torch.allclose(factor.T @ factor @ ordered, torch.eye(len(ordered)).double(), atol=1e-4)
+
+
 def test_a_metric_of_silent_or_infinite_inputs():
     metric = make_metric(torch.zeros(8, 8))
     assert torch.equal(metric.moment, torch.eye(8))
@@ -161,6 +170,17 @@ def test_damping_grows_where_little_was_seen(moment):
     assert Inputs(moment, 12_288).damping == 0.01
     assert Inputs(moment, 64).damping == 0.5
     assert Inputs(moment, 1).damping > 0.98
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_is_stored_in_the_end_is_refined(weight, moment, rank):
+    settings, inputs = TensorSettings(bits=3, group=GROUP, rank=rank), Inputs(moment, 10_000)
+    errors = []
+    for rounds in (0, 2):
+        with mock.patch("ucaudit.lab.compress_refine.ROUNDS", rounds):
+            (made,) = encode_weights({"w": weight}, inputs, settings)
+        errors.append(weighted_error(made.decode().float() - weight, moment))
+    assert errors[1] < 0.97 * errors[0]
 
 
 def test_weights_that_share_an_input_are_encoded_together(weight, moment):

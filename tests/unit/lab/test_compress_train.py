@@ -9,6 +9,7 @@ from test_compress import SETTINGS, encode, stop
 from tinymodels import make_tokenizer
 
 from ucaudit.core.errors import CorpusError
+from ucaudit.lab import compress_train
 from ucaudit.lab.compress_layers import Matrix, Place
 from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights
 from ucaudit.lab.compress_train import Lesson, train_layer
@@ -58,6 +59,47 @@ def test_a_trained_layer_is_nearer_to_the_original_on_sequences_it_never_saw(ran
         assert torch.equal(layer.linear.weight, after.decode().float())
     assert errors[1] < errors[0]
     assert (after.overlay is None) == (rank == 0)
+
+
+class Forking(torch.nn.Module):
+    """Sequences whose first number is positive read one weight, the others another; a third is never read."""
+
+    def __init__(self, weights):
+        super().__init__()
+        for name, weight in weights.items():
+            setattr(self, name, torch.nn.Linear(*reversed(weight.shape), bias=False))
+            getattr(self, name).weight.data = weight.clone()
+
+    def forward(self, hidden):
+        return hidden + (self.left if float(hidden[0, 0, 0].detach()) > 0 else self.right)(hidden)
+
+
+def test_gradients_are_means_over_all_sequences_and_zero_where_none_came(monkeypatch):
+    generator = torch.Generator().manual_seed(7)
+    weights = {name: torch.randn(16, 16, generator=generator) for name in ("left", "right", "never")}
+    hidden = torch.randn(9, 4, 16, generator=generator)
+    hidden[:, 0, 0] = torch.tensor([1.0, -1, 1, 1, -1, 1, 1, 1, 1])
+    target = torch.randn(9, 4, 16, generator=generator)
+    encoded = [
+        (Place(name, (16, 16), Matrix(f"{name}.weight"), 0, 16), tensor)
+        for name, tensor in zip(
+            weights, encode_weights(weights, None, TensorSettings(bits=4, group=16, rank=0)), strict=True
+        )
+    ]
+    layer = Forking({place.name: tensor.decode().float() for place, tensor in encoded})
+    steps = []
+    monkeypatch.setattr(compress_train._Adam, "step", lambda _, slopes, *, rate: steps.append(slopes))
+    with torch.no_grad():
+        train_layer(layer, encoded, Lesson(hidden, target, Call(), 1))
+
+    batch = [0, 1, 2, 3, 4, 5, 6, 8]  # sequence 7 is held out
+    copy = Forking({name: getattr(layer, name).weight.detach() for name in weights})
+    losses = [(copy(hidden[index : index + 1]) - target[index]).square().mean() for index in batch]
+    (sum(losses) / len(batch) / target.var()).backward()
+    # The copy's weights are rounded to bfloat16, which a weight in training is not.
+    assert torch.allclose(steps[0][0], copy.left.weight.grad, rtol=0.02, atol=2e-3)
+    assert torch.allclose(steps[0][2], copy.right.weight.grad, rtol=0.02, atol=2e-3)
+    assert not steps[0][4].any() and not steps[0][5].any()
 
 
 @pytest.mark.slow

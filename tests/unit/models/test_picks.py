@@ -1,4 +1,4 @@
-"""Gradients of loops over positions: the same numbers, without a tensor of the whole size for each position."""
+"""Gradients of loops over positions, without a tensor of the whole size for each position."""
 
 import threading
 
@@ -84,10 +84,11 @@ def test_every_index_gives_what_torch_gives(index):
     assert torch.equal(found, expected) and torch.equal(gradient, slope)
 
 
-def test_an_index_out_of_range_is_still_an_error():
+@pytest.mark.parametrize("index", [(slice(None), 3), (slice(None), 0, slice(None))])
+def test_what_torch_refuses_is_still_refused(index):
     tensor = torch.zeros(2, 3, requires_grad=True)
     with picks_apart(), pytest.raises(IndexError):
-        tensor[:, 3]
+        tensor[index]
 
 
 def test_what_a_gradient_does_not_reach_is_left_alone():
@@ -121,3 +122,24 @@ def test_a_change_in_place_between_two_picks_is_seen():
         found = loss()
         (gradient,) = torch.autograd.grad(found, leaf)
     assert torch.equal(found, plain) and torch.equal(gradient, expected)
+
+
+def test_a_change_in_place_while_a_pick_is_used_is_an_error_never_another_number():
+    leaf = torch.ones(2, 3, requires_grad=True)
+    with picks_apart(), pytest.raises(RuntimeError, match="modified inplace"):
+        tensor = leaf * 2
+        first = tensor[:, 0]
+        tensor[:, 1] = 5
+        first * tensor[:, 1]
+
+
+def test_picked_twice_and_used_whole():
+    leaf = arrays()[0]
+
+    def loss():
+        return (leaf[:, :, 1] * leaf[:, :, 1] + leaf[:, :, 0]).sum() + leaf.square().sum()
+
+    (expected,) = torch.autograd.grad(loss(), leaf)
+    with picks_apart():
+        (found,) = torch.autograd.grad(loss(), leaf)
+    assert torch.allclose(found, expected)
