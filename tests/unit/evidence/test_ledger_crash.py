@@ -280,7 +280,7 @@ def test_a_repair_needs_no_key_and_invents_nothing(ledger: Ledger) -> None:
 
 
 WORKER = """
-import hashlib, sys
+import hashlib, os, sys
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ucaudit.evidence.keys import FileSigner, PublicKey
@@ -292,7 +292,7 @@ for number in range(100000):
     name = f"{sys.argv[2]} {number}"
     batch = [f"{name} {item}".encode() for item in range(1 + number % 3)]
     for index, entry in zip(ledger.append(batch, signer), batch):
-        print(index, entry.decode(), flush=True)
+        os.write(1, f"{index} {entry.decode()}\\n".encode())  # whole or not at all, wherever the writer is killed
 """
 
 
@@ -320,8 +320,9 @@ def test_kill_9_at_random_moments(ledger: Ledger) -> None:
             worker.kill()
         for worker in workers:
             assert worker.stdout is not None
-            for line in worker.stdout.read().splitlines():
-                index, _, entry = line.partition(" ")
+            for line in worker.stdout.read().splitlines(keepends=True):
+                assert line.endswith("\n"), "the acknowledgement itself is torn"
+                index, _, entry = line.rstrip("\n").partition(" ")
                 assert int(index) not in acknowledged
                 acknowledged[int(index)] = entry
             worker.wait()
