@@ -9,7 +9,6 @@ biases, convolutions, routers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,8 @@ from ucaudit.lab.compress_budget import LEAST, MOST, find_units, share_bits, too
 from ucaudit.lab.compress_budget import SEQUENCES as SEQUENCES_WEIGHED
 from ucaudit.lab.compress_divergence import OutputDivergence
 from ucaudit.lab.compress_layer import compress_layer, raw_part
-from ucaudit.lab.compress_layers import SMALLEST_SIDE, run_layer
+from ucaudit.lab.compress_layers import SMALLEST_SIDE
+from ucaudit.lab.compress_pass import enter, run_layer
 from ucaudit.lab.compress_run import Run, unfinished
 from ucaudit.lab.compress_sequences import draw_sequences
 from ucaudit.lab.compress_tensors import METHOD, METHOD_OF_TRAINING, METHOD_WITHOUT_TEXT, TensorSettings
@@ -38,7 +38,6 @@ from ucaudit.lab.hidden_states import HiddenStates
 from ucaudit.lab.measure_plan import multiply_adds_per_second
 from ucaudit.lab.measure_settings import device_class
 from ucaudit.lab.measure_state import state_key
-from ucaudit.models.layers import Call
 from ucaudit.models.runtime import load_tokenizer
 from ucaudit.models.streamed import StreamedModel
 from ucaudit.packs.codecs import TensorSource, open_source
@@ -209,11 +208,7 @@ class _Walk:
         if settings.budget is not None:
             units = find_units(model, source, settings.tensors, ids, progress)
             self._bits = share_bits(units, settings.tensors, settings.budget)
-        with model.front():
-            entered = model.enter(ids)
-            self._probe_calls: Sequence[Call] = model.enter(ids[:1]).calls
-        self._hidden = entered.hidden
-        self._calls = entered.calls
+        self._hidden, self._calls = enter(model, ids)
         self._states: HiddenStates | None = None
         if text is not None:
             shape = (1, *self._hidden.shape[1:])
@@ -262,7 +257,7 @@ class _Walk:
                 self._settings.tensors,
                 bits=self._bits,
                 config=model.model.config.get_text_config(),
-                probe=(self._hidden[:1], self._probe_calls[index]),
+                probe=(self._hidden[:1], self._calls[index][1]),
                 text=None if self._states is None else (self._hidden, self._calls[index]),
                 learn=learn,
             )
@@ -281,7 +276,7 @@ class _Walk:
         return Lesson(
             hidden=hidden,
             target=target,
-            call=self._probe_calls[index],
+            call=self._calls[index][1],
             steps=self._settings.steps,
             divergence=None if self._divergence is None else self._divergence.behind(index),
             weight=self._settings.kl_weight,

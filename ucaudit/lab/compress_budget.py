@@ -24,11 +24,11 @@ from torch import nn
 from ucaudit.core.errors import InputError, ModelError
 from ucaudit.core.progress import Progress
 from ucaudit.lab.compress_blocks import spans
-from ucaudit.lab.compress_layer import choose_places, require_finite
-from ucaudit.lab.compress_layers import Place, run_layer
+from ucaudit.lab.compress_layer import choose_places
+from ucaudit.lab.compress_layers import Place
+from ucaudit.lab.compress_pass import Calls, enter, run_layer
 from ucaudit.lab.compress_quantise import Grid, curved_levels, fit_scales, round_nearest, spread_scales
-from ucaudit.lab.compress_tensors import TensorSettings
-from ucaudit.models.layers import Call
+from ucaudit.lab.compress_tensors import TensorSettings, require_storable
 from ucaudit.packs.codecs.base import TensorSource
 
 if TYPE_CHECKING:
@@ -81,12 +81,11 @@ def find_units(
         progress: told about layers.
 
     Raises:
-        ModelError: NaN or infinity in a weight, one of another dtype than BF16, or an output that is not finite.
+        ModelError: NaN or infinity in a weight, one of another dtype than BF16 or too large, or an output that is
+            not finite.
     """
-    with model.front():
-        entered = model.enter(ids[:SEQUENCES])
-        probe_calls = model.enter(ids[:1]).calls
-    hidden, found = entered.hidden, list[Unit]()
+    hidden, calls = enter(model, ids[:SEQUENCES])
+    found = list[Unit]()
     progress.start(model.count, "layers", "weighing")
     for index in range(model.count):
         model.prefetch(index + 1)
@@ -96,13 +95,13 @@ def find_units(
                 model.targets(index),
                 source,
                 config=model.model.config.get_text_config(),
-                probe=(hidden[:1], probe_calls[index]),
+                probe=(hidden[:1], calls[index][1]),
             )
             for place in chosen:
-                require_finite(place.rows_of(layer), place.name)
-            after = run_layer(layer, hidden, entered.calls[index])
+                require_storable(place.rows_of(layer), place.name)
+            after = run_layer(layer, hidden, calls[index])
             for members in _units(chosen):
-                error = _felt(layer, members, settings.group, hidden, entered.calls[index], after)
+                error = _felt(layer, members, settings.group, hidden, calls[index], after)
                 shapes = {
                     place.name: (place.rows_of(layer).flatten(0, -2).shape[0], place.shape[-1], place.stacked)
                     for place in members
@@ -165,7 +164,7 @@ def _units(chosen: Iterable[Place]) -> list[list[Place]]:
 
 @torch.no_grad()
 def _felt(
-    layer: nn.Module, members: Sequence[Place], group: int, hidden: torch.Tensor, call: Call, after: torch.Tensor
+    layer: nn.Module, members: Sequence[Place], group: int, hidden: torch.Tensor, calls: Calls, after: torch.Tensor
 ) -> float:
     """The mean over tokens of |change|² / |output|² with these weights rounded to four bits."""
     kept = []
@@ -173,7 +172,7 @@ def _felt(
         rows = place.rows_of(layer)
         kept.append((rows, rows.clone()))
         _round(rows.flatten(0, -2), group)
-    changed = run_layer(layer, hidden, call)
+    changed = run_layer(layer, hidden, calls)
     for rows, before in reversed(kept):
         rows.copy_(before)
     change = (changed - after).double().square().sum(-1)

@@ -19,10 +19,10 @@ from ucaudit.lab.compress_layers import (
     groups,
     matrix_of,
     record_reads,
-    run_layer,
 )
+from ucaudit.lab.compress_pass import Calls, Replacements, run_layer
 from ucaudit.lab.compress_quantise import Grid, fit_grid
-from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights
+from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights, require_finite, require_storable
 from ucaudit.lab.compress_train import Lesson, train_layer
 from ucaudit.models.layers import Call
 from ucaudit.packs.codecs.base import TensorSource
@@ -57,7 +57,7 @@ def compress_layer(
     bits: Mapping[str, int] | None = None,
     config: PreTrainedConfig,
     probe: tuple[torch.Tensor, Call],
-    text: tuple[torch.Tensor, Call] | None,
+    text: tuple[torch.Tensor, Calls] | None,
     learn: Callable[[torch.Tensor], Lesson] | None = None,
 ) -> CompressedLayer:
     """Compress a layer's weights and put what the decoder will give in their place.
@@ -74,7 +74,7 @@ def compress_layer(
         learn: gives the lesson to train on, from what enters the layer; None for no training.
 
     Raises:
-        ModelError: NaN or infinity in a tensor, or a weight of another dtype than BF16.
+        ModelError: NaN or infinity in a tensor, a weight of another dtype than BF16, or one too large to be stored.
     """
     reads, chosen = choose_places(layer, targets, source, config=config, probe=probe)
     work = _Layer(layer, chosen, settings, bits)
@@ -83,7 +83,7 @@ def compress_layer(
         used = {item.matrix.parameter for item in reads}
         work.encode([matrix for matrix in work.matrices if matrix.parameter not in used], None)
         together = groups(reads, work.matrices)
-        hidden = run_layer(layer, *text, together=together, wanted=work.matrices, replace=work.replace)
+        hidden = run_layer(layer, *text, Replacements(work.matrices, together, work.replace))
     work.encode([matrix for matrix in sorted(work.matrices) if matrix not in work.done], None)
     encoded = work.finish()
     if text is not None and learn is not None and encoded:
@@ -193,7 +193,7 @@ class _Stack:
         settings = self.settings.of_stack()
         if self._grid is None:
             whole = self.layer.get_parameter(self.place.matrix.parameter).detach().flatten(0, 1)
-            require_finite(whole, self.place.name)
+            require_storable(whole, self.place.name)
             self._grid = fit_grid(whole, torch.ones(whole.shape[1]), settings.bits, settings.group)
         (tensor,) = encode_weights({self.place.name: weight}, inputs, settings, grid=self._grid)
         self.made[expert] = tensor
@@ -219,12 +219,6 @@ def _require_bf16(source: TensorSource, name: str) -> None:
         raise ModelError(
             f"expected BF16, found {spec.dtype}", subject=name, hint="convert the checkpoint to bf16 first"
         )
-
-
-def require_finite(tensor: torch.Tensor, name: str) -> None:
-    """Raises ModelError if a tensor holds NaN or infinity."""
-    if not bool(tensor.isfinite().all()):
-        raise ModelError("NaN or infinity in a weight", subject=name)
 
 
 def raw_part(source: TensorSource, name: str) -> StoredPart:

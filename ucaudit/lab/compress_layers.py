@@ -184,7 +184,7 @@ class Read:
 def record_reads(layer: nn.Module, hidden: torch.Tensor, call: Call) -> list[Read]:
     """What a layer multiplies by for these hidden states [batch, length, hidden], in order."""
     reads: list[Read] = []
-    with _Linears(layer, lambda matrix, inputs: reads.append(Read(matrix, inputs))):
+    with announced(layer, lambda matrix, inputs: reads.append(Read(matrix, inputs))):
         call_layer(layer, hidden, call)
     return reads
 
@@ -203,70 +203,38 @@ def groups(reads: Sequence[Read], wanted: set[Matrix]) -> list[list[Matrix]]:
     return [members for _, members in found]
 
 
-Replace = Callable[[list[Matrix], torch.Tensor, int], None]
-"""Called with matrices that read one input, its second moment [columns, columns], and the number of positions. It
-changes them in place."""
-
-
-def run_layer(
-    layer: nn.Module,
-    hidden: torch.Tensor,
-    call: Call,
-    *,
-    together: Sequence[list[Matrix]] = (),
-    wanted: set[Matrix] | None = None,
-    replace: Replace | None = None,
-) -> torch.Tensor:
-    """A layer's output, its weights replaced on the way: each right before it is used for the first time.
-
-    Args:
-        layer: loaded.
-        hidden: [sequences, length, hidden].
-        call: the layer's other arguments.
-        together: see :func:`groups`.
-        wanted: matrices to replace.
-        replace: see :data:`Replace`.
-    """
-    group_of = {matrix: members for members in together for matrix in members}
-    done: set[Matrix] = set()
-
-    def before(matrix: Matrix, inputs: torch.Tensor) -> None:
-        if replace is None or wanted is None or matrix in done or matrix not in wanted:
-            return
-        members = [item for item in group_of.get(matrix, [matrix]) if item not in done]
-        done.update(members)
-        rows = inputs.numel() // inputs.shape[-1]
-        if rows:
-            replace(members, second_moment(inputs), rows)
-
-    with _Linears(layer, before):
-        return call_layer(layer, hidden, call)
-
-
 def matrix_of(layer: nn.Module, matrix: Matrix) -> torch.Tensor:
     """The weight itself, [out, in]; writing to it changes the layer."""
     parameter = layer.get_parameter(matrix.parameter).detach()
     return parameter if matrix.expert < 0 else parameter[matrix.expert]
 
 
-def second_moment(inputs: torch.Tensor) -> torch.Tensor:
-    """Mean of xxᵀ over all positions, float32 [columns, columns], summed in pieces and by blocks of columns.
+def second_moment(pieces: Sequence[torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """Mean of xxᵀ over all positions of all pieces, float32 [columns, columns], and how many positions there are.
 
-    It is symmetric: blocks below the diagonal are those above it.
+    Summed in parts and by blocks of columns. It is symmetric: blocks below the diagonal are those above it.
     """
-    rows = inputs.reshape(-1, inputs.shape[-1]).float()
-    total = torch.zeros((rows.shape[1], rows.shape[1]), dtype=torch.float32)
+    inputs = [piece.reshape(-1, piece.shape[-1]).float() for piece in pieces]
+    count, width = sum(map(len, inputs)), inputs[0].shape[1]
+    total = torch.zeros((width, width), dtype=torch.float32)
 
     def part(columns: slice) -> None:
-        for positions in spans(len(rows), _ROWS):
-            piece = rows[positions]
-            total[columns, columns.start :].addmm_(piece[:, columns].T, piece[:, columns.start :])
+        for rows in inputs:
+            for positions in spans(len(rows), _ROWS):
+                some = rows[positions]
+                total[columns, columns.start :].addmm_(some[:, columns].T, some[:, columns.start :])
 
-    blocks = spans(rows.shape[1], _COLUMNS)
+    blocks = spans(width, _COLUMNS)
     each(part, blocks)
     for columns in blocks:
         total[columns.stop :, columns] = total[columns, columns.stop :].T
-    return total.div_(len(rows))
+    return total.div_(count), count
+
+
+def announced(layer: nn.Module, before: Callable[[Matrix, torch.Tensor], None]) -> _Linears:
+    """Inside, in this thread, ``before`` is told of every multiplication by one of a layer's weights: by which, and
+    what it is given."""
+    return _Linears(layer, before)
 
 
 class _Linears(TorchFunctionMode):

@@ -15,8 +15,8 @@ from typing import Final
 import torch
 
 from ucaudit.core.errors import ModelError
-from ucaudit.lab.compress_blocks import each, spans
-from ucaudit.packs.codecs.tensors import one_thread
+from ucaudit.lab.compress_blocks import each, even_spans, spans
+from ucaudit.lab.compress_columns import PLACES, ZERO, feed_back
 
 DAMPING: Final = 0.01
 """Share of the mean diagonal of H that is added to its diagonal: keeps the inverse sane on little text."""
@@ -30,12 +30,10 @@ _LARGEST_LEVEL: Final = 127.0
 _BINS_A_LEVEL: Final = 8
 _REACH: Final = 160 * _BINS_A_LEVEL
 _LLOYD_STEPS: Final = 30
-_PLACES: Final = 512
-_ZERO: Final = 256.0
-"""The place of zero; see :class:`Grid`."""
 _TINY: Final = 2.0**-24
 _BLOCK: Final = 64
 _LARGEST_F16: Final = 65504.0
+LARGEST_WEIGHT: Final = _LARGEST_LEVEL * _LARGEST_F16
 
 
 @dataclass(frozen=True)
@@ -67,18 +65,29 @@ def make_metric(moment: torch.Tensor, *, damping: float = DAMPING) -> Metric:
     Raises:
         ModelError: not finite.
     """
+    damped = damp(moment, damping)
+    return Metric(damped.float(), *factorise(damped))
+
+
+def damp(moment: torch.Tensor, damping: float) -> torch.Tensor:
+    """float64 [columns, columns]: with a share of the mean diagonal on the diagonal. Arguments as above."""
     if not bool(moment.isfinite().all()):
         raise ModelError("the inputs of a layer are not finite on the calibration text")
     exact = moment.double()
     exact = (exact + exact.T) / 2
     level = float(exact.diagonal().mean()) * damping
     exact.diagonal().add_(level if level > 0 else 1.0)
-    order = torch.argsort(exact.diagonal(), descending=True, stable=True)
-    ordered = exact[order][:, order]
+    return exact
+
+
+def factorise(damped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The order of the columns, and the factor: see :class:`Metric`."""
+    order = torch.argsort(damped.diagonal(), descending=True, stable=True)
+    ordered = damped[order][:, order]
     # With the order turned round, H = L·Lᵀ; turned back, L⁻¹ is the upper factor U of H⁻¹ = Uᵀ·U.
     turned = torch.linalg.cholesky(ordered.flip(0, 1))
     factor = torch.linalg.solve_triangular(turned, torch.eye(len(turned), dtype=turned.dtype), upper=False)
-    return Metric(exact.float(), order, factor.flip(0, 1).float().contiguous())
+    return order, factor.flip(0, 1).float().contiguous()
 
 
 @dataclass(frozen=True)
@@ -105,25 +114,21 @@ class Grid:
         """From int8 levels, ascending."""
         values = levels.float()
         borders = (values[1:] + values[:-1]) / 2
-        points = (torch.arange(_PLACES, dtype=torch.float32) - _ZERO) / 2
+        points = (torch.arange(PLACES, dtype=torch.float32) - ZERO) / 2
         nearest = torch.bucketize(points, borders, right=True)
-        return cls(levels, values, nearest, values[nearest] * 2 + _ZERO)
+        return cls(levels, values, nearest, values[nearest] * 2 + ZERO)
 
     def codes(self, scaled: torch.Tensor) -> torch.Tensor:
         """int64 codes of the levels nearest to ``scaled`` (which is overwritten)."""
-        return self.codes_at(scaled.mul_(2).floor_().add_(_ZERO))
+        return self.codes_at(scaled.mul_(2).floor_().add_(ZERO))
 
     def codes_at(self, places: torch.Tensor) -> torch.Tensor:
         """int64 codes of the levels nearest to places (which are overwritten)."""
         return self.nearest[_whole(places)]
 
-    def land(self, places: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """The places of the levels nearest to places, one-dimensional (which are overwritten), in ``out``."""
-        return torch.index_select(self.landings, 0, _whole(places), out=out)
-
     def places(self, codes: torch.Tensor) -> torch.Tensor:
         """float32: where the levels of codes are."""
-        return self.values[codes.long()].mul_(2).add_(_ZERO)
+        return self.values[codes.long()].mul_(2).add_(ZERO)
 
     @property
     def bits(self) -> int:
@@ -132,7 +137,7 @@ class Grid:
 
 
 def _whole(places: torch.Tensor) -> torch.Tensor:
-    return places.clamp_(0, _PLACES - 1).long()  # not negative, so that the integer part is the floor
+    return places.clamp_(0, PLACES - 1).long()  # not negative, so that the integer part is the floor
 
 
 def curved_levels(bits: int) -> torch.Tensor:
@@ -245,8 +250,7 @@ def round_with_feedback(
     def part(span: slice) -> torch.Tensor:
         return _feed_back(target[span], scales[span], grid, group, metric)
 
-    with one_thread():  # thousands of small steps: threads would only wait for each other
-        return torch.cat(each(part, spans(len(target))))
+    return torch.cat(each(part, even_spans(len(target))))
 
 
 def _feed_back(target: torch.Tensor, scales: torch.Tensor, grid: Grid, group: int, metric: Metric) -> torch.Tensor:
@@ -255,20 +259,15 @@ def _feed_back(target: torch.Tensor, scales: torch.Tensor, grid: Grid, group: in
     left = target.T[metric.order].contiguous()
     half = spread_scales(scales, group, columns).T[metric.order].contiguous().div_(2)
     finer = half.reciprocal()
-    places = torch.empty_like(left)
-    zero = torch.tensor(_ZERO)
-    shares = metric.factor.diagonal().reciprocal().tolist()
+    places, errors = torch.empty_like(left), torch.empty((_BLOCK, left.shape[1]))
     for begin in range(0, columns, _BLOCK):
-        end = min(begin + _BLOCK, columns)
-        errors = torch.empty((end - begin, left.shape[1]))
-        steps = zip(*(rows[begin:end].unbind() for rows in (left, half, places, finer)), errors, strict=True)
-        for column, (wanted, size, place, fine, error) in enumerate(steps, begin):
-            grid.land(torch.addcmul(zero, wanted, fine), place)
-            torch.addcmul(wanted, place - _ZERO, size, value=-1.0, out=error).mul_(shares[column])
-            if column + 1 < end:
-                left[column + 1 : end].addr_(metric.factor[column, column + 1 : end], error, alpha=-1.0)
-        if end < columns:
-            left[end:].addmm_(metric.factor[begin:end, end:].T, errors, alpha=-1.0)
+        here = slice(begin, min(begin + _BLOCK, columns))
+        missed = errors[: here.stop - begin]
+        feed_back(
+            (left[here], half[here], finer[here], places[here], missed), metric.factor[here, here], grid.landings
+        )
+        if here.stop < columns:
+            left[here.stop :].addmm_(metric.factor[here, here.stop :].T, missed, alpha=-1.0)
     codes = grid.codes_at(places).to(torch.uint8)
     result = torch.empty_like(codes)
     result[metric.order] = codes

@@ -12,9 +12,9 @@ from typing import Final
 
 import torch
 
-from ucaudit.lab.compress_blocks import each, spans
+from ucaudit.lab.compress_blocks import each, even_spans, spans
+from ucaudit.lab.compress_columns import descend
 from ucaudit.lab.compress_quantise import Grid, Metric, spread_scales
-from ucaudit.packs.codecs.tensors import one_thread
 
 ROUNDS: Final = 2
 _BLOCK: Final = 64
@@ -53,8 +53,7 @@ def refine(
             found = _descend(rows, found, steps, grid, group, metric)
         return found, steps
 
-    with one_thread():
-        made = each(part, spans(len(target)))
+    made = each(part, even_spans(len(target)))
     return torch.cat([found for found, _ in made]), torch.cat([steps for _, steps in made])
 
 
@@ -94,8 +93,7 @@ def _descend(
 ) -> torch.Tensor:
     """One pass over the columns, most active first.
 
-    Columns become rows of memory, and levels stand as their places in the grid's table: a step is a handful of
-    operations on contiguous rows, and what can be divided once is.
+    Columns become rows of memory, and levels stand as their places in the grid's table.
     """
     columns = target.shape[1]
     order = metric.order
@@ -106,19 +104,13 @@ def _descend(
     slope = moment @ (target.T[order] - stored)
     reach = (2 / (moment.diagonal().unsqueeze(1) * spread)).clamp_(max=torch.finfo().max)  # places a unit of slope
     half = spread.div_(2)
+    changes = torch.empty((_BLOCK, len(target)))
     for begin in range(0, columns, _BLOCK):
-        end = min(begin + _BLOCK, columns)
-        moved = torch.empty((end - begin, len(target)))
-        best = torch.empty(len(target))
-        steps = zip(*(rows[begin:end].unbind() for rows in (places, slope, reach, half)), moved, strict=True)
-        for column, (place, downhill, far, size, change) in enumerate(steps, begin):
-            grid.land(torch.addcmul(place, downhill, far), best)
-            torch.sub(best, place, out=change).mul_(size)
-            place.copy_(best)
-            if column + 1 < end:
-                slope[column + 1 : end].addr_(moment[column + 1 : end, column], change, alpha=-1.0)
-        if end < columns:
-            slope[end:].addmm_(moment[end:, begin:end], moved, alpha=-1.0)
+        here = slice(begin, min(begin + _BLOCK, columns))
+        moved = changes[: here.stop - begin]
+        descend((places[here], slope[here], reach[here], half[here], moved), moment[here, here], grid.landings)
+        if here.stop < columns:
+            slope[here.stop :].addmm_(moment[here.stop :, here], moved, alpha=-1.0)
     result = torch.empty(places.shape, dtype=torch.uint8)
     result[order] = grid.codes_at(places).to(torch.uint8)
     return result.T.contiguous()

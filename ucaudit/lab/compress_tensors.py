@@ -9,14 +9,17 @@ from typing import Final
 import torch
 
 from ucaudit.core.errors import ModelError
-from ucaudit.lab.compress_blocks import each
+from ucaudit.lab.compress_blocks import both, each
 from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
     DAMPING,
+    LARGEST_WEIGHT,
     Grid,
+    Metric,
+    damp,
+    factorise,
     fit_grid,
     fit_scales,
-    make_metric,
     round_nearest,
     round_with_feedback,
 )
@@ -75,6 +78,23 @@ class Inputs:
         return max(DAMPING, _FEW / (self.positions + _FEW))
 
 
+def require_finite(tensor: torch.Tensor, name: str) -> None:
+    """Raises ModelError if a tensor holds NaN or infinity."""
+    if not bool(tensor.isfinite().all()):
+        raise ModelError("NaN or infinity in a weight", subject=name)
+
+
+def require_storable(weight: torch.Tensor, name: str) -> None:
+    """Raises ModelError if a weight is NaN, infinite, or beyond what a level times a float16 scale can be."""
+    require_finite(weight, name)
+    if weight.numel() and (largest := float(weight.abs().max())) > LARGEST_WEIGHT:
+        raise ModelError(
+            f"a weight of size {largest:.3g}, and the largest that can be stored is {LARGEST_WEIGHT:.3g}",
+            subject=name,
+            hint="check the checkpoint: a model that works has no such weights",
+        )
+
+
 def encode_weights(
     weights: Mapping[str, torch.Tensor],
     inputs: Inputs | None,
@@ -93,28 +113,28 @@ def encode_weights(
         grid: the levels, if others share them; otherwise they are fitted.
 
     Raises:
-        ModelError: a weight that is NaN or infinite.
+        ModelError: see :func:`require_storable`.
     """
     for name, weight in weights.items():
-        if not bool(weight.isfinite().all()):
-            raise ModelError("NaN or infinity in a weight", subject=name)
+        require_storable(weight, name)
     stack = torch.cat(list(weights.values()))
+    damped = damp(torch.eye(stack.shape[1]), DAMPING) if inputs is None else damp(inputs.moment, inputs.damping)
+    moment = damped.float()
+    (order, factor), chosen = both(
+        lambda: factorise(damped),
+        lambda: grid or fit_grid(stack, moment.diagonal(), settings.bits, settings.group),
+    )
+    metric = Metric(moment, order, factor)
+    scales = fit_scales(stack, metric.importance, chosen, settings.group)
     if inputs is None:
-        metric = make_metric(torch.eye(stack.shape[1]))
+        codes = round_nearest(stack, scales, chosen, settings.group)
     else:
-        metric = make_metric(inputs.moment, damping=inputs.damping)
-    if grid is None:
-        grid = fit_grid(stack, metric.importance, settings.bits, settings.group)
-    scales = fit_scales(stack, metric.importance, grid, settings.group)
-    if inputs is None:
-        codes = round_nearest(stack, scales, grid, settings.group)
-    else:
-        codes = round_with_feedback(stack, scales, grid, settings.group, metric)
+        codes = round_with_feedback(stack, scales, chosen, settings.group, metric)
 
     def tensors(codes: torch.Tensor, scales: torch.Tensor) -> list[EncodedTensor]:
         sizes = [len(weight) for weight in weights.values()]
         return [
-            EncodedTensor(name, tuple(weight.shape), settings.bits, settings.group, part, grid.levels, scale)
+            EncodedTensor(name, tuple(weight.shape), settings.bits, settings.group, part, chosen.levels, scale)
             for (name, weight), part, scale in zip(
                 weights.items(), torch.split(codes, sizes), torch.split(scales, sizes), strict=True
             )
@@ -126,9 +146,9 @@ def encode_weights(
 
     if not settings.rank:
         if inputs is not None:
-            codes, scales = refine(stack, codes, scales, grid, settings.group, metric)
+            codes, scales = refine(stack, codes, scales, chosen, settings.group, metric)
         return tensors(codes, scales)
     overlays = each(overlay_of, zip(tensors(codes, scales), weights.values(), strict=True))
     left = stack - torch.cat([overlay.decode() for overlay in overlays])
-    made = tensors(*refine(left, codes, scales, grid, settings.group, metric))
+    made = tensors(*refine(left, codes, scales, chosen, settings.group, metric))
     return [replace(tensor, overlay=overlay) for tensor, overlay in zip(made, overlays, strict=True)]

@@ -26,9 +26,9 @@ from ucaudit.lab.compress_layers import (
     groups,
     matrix_of,
     record_reads,
-    run_layer,
     second_moment,
 )
+from ucaudit.lab.compress_pass import Replacements, run_layer
 from ucaudit.lab.compress_sequences import draw_sequences
 from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.lab.corpus import load_corpus
@@ -194,7 +194,7 @@ def test_layers_see_the_weights_compressed_before_them(model, text):
                 found.append(([item.parameter.split(".")[-2] for item in members], tuple(moment.shape)))
 
             together = groups(reads, wanted)
-            hidden = run_layer(layer, hidden, call, together=together, wanted=wanted, replace=note)
+            hidden = run_layer(layer, hidden, {4: call}, Replacements(wanted, together, note))
     assert torch.equal(hidden, expected[0])
     one = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     assert [names for names, _ in found] == one * 2
@@ -212,14 +212,15 @@ def test_layers_see_the_weights_compressed_before_them(model, text):
         reads = record_reads(layers[0], entered.hidden, entered.calls[0])
         wanted = {item.matrix for item in reads}
         together = groups(reads, wanted)
-        run_layer(layers[0], entered.hidden, entered.calls[0], together=together, wanted=wanted, replace=silence)
+        run_layer(layers[0], entered.hidden, {4: entered.calls[0]}, Replacements(wanted, together, silence))
     assert (seen["self_attn.o_proj.weight"] == 0).all() and seen["mlp.gate_proj.weight"].abs().max() > 0
 
 
 @pytest.mark.parametrize("width", [1, 256, 257, 600])
 def test_second_moment_in_blocks_is_symmetric(width):
     rows = torch.randn(1, 40, width, generator=torch.Generator().manual_seed(2))
-    found = second_moment(rows)
+    found, positions = second_moment([rows[:, :13], rows[:, 13:13], rows[:, 13:]])
+    assert positions == 40
     assert torch.allclose(found.double(), rows[0].double().T @ rows[0].double() / 40, atol=1e-5)
     assert torch.equal(found, found.T)
 
@@ -227,7 +228,7 @@ def test_second_moment_in_blocks_is_symmetric(width):
 def test_second_moment_is_the_mean_of_outer_products():
     rows = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
     flat = rows.reshape(-1, 7).double()
-    assert torch.allclose(second_moment(rows).double(), flat.T @ flat / 15, atol=1e-6)
+    assert torch.allclose(second_moment([rows])[0].double(), flat.T @ flat / 15, atol=1e-6)
 
 
 def damaged(model, directory, change):

@@ -7,6 +7,7 @@ import torch
 from ucaudit.core.errors import ModelError
 from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
+    LARGEST_WEIGHT,
     Grid,
     curved_levels,
     fit_grid,
@@ -210,6 +211,20 @@ def test_a_weight_that_is_not_finite_is_named(weight, value):
     weight[3, 5] = value
     with pytest.raises(ModelError, match=r"model\.w: NaN or infinity"):
         encode_weights({"model.w": weight}, None, TensorSettings())
+
+
+@pytest.mark.parametrize("inputs", [None, "known"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_weight_that_cannot_be_stored_is_refused_and_the_largest_is_kept(weight, moment, inputs, sign):
+    known = None if inputs is None else Inputs(moment, 10**6)
+    largest = LARGEST_WEIGHT * sign
+    weight[3, 5] = largest
+    (tensor,) = encode_weights({"model.w": weight}, known, TensorSettings(group=GROUP, rank=0))
+    assert float(tensor.decode()[3, 5]) == pytest.approx(largest, rel=0.01)
+    weight[3, 5] = largest * 1.01
+    with pytest.raises(ModelError, match=r"model\.w: a weight of size 8\.4e\+06, and the largest") as caught:
+        encode_weights({"model.w": weight}, known, TensorSettings())
+    assert "checkpoint" in caught.value.hint
 
 
 @pytest.mark.parametrize("rank", [0, 7])

@@ -1,0 +1,202 @@
+"""A text through one layer in pieces: the same as at once, whatever the threads do, and nobody is left waiting."""
+
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ucaudit.lab import compress_pass
+from ucaudit.lab.compress_blocks import both, each, even_spans, fixed_blocks, workers
+from ucaudit.lab.compress_layers import Matrix, groups, matrix_of, record_reads, second_moment
+from ucaudit.lab.compress_pass import Replacements, pieces, run_layer
+from ucaudit.models.layers import Call
+
+LENGTH, WIDTH = 8, 16
+FIRST, SECOND = Matrix("first.weight"), Matrix("second.weight")
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(compress_pass, "POSITIONS", 2 * LENGTH)
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    with fixed_blocks():
+        assert workers() == request.param
+        yield request.param
+    torch.set_num_threads(before)
+
+
+class Layer(nn.Module):
+    """Two weights, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        for name in ("first", "second"):
+            linear = nn.Linear(WIDTH, WIDTH, bias=False)
+            linear.weight.data = torch.randn(WIDTH, WIDTH, generator=generator)
+            setattr(self, name, linear)
+        self.slow = 0
+
+    def forward(self, hidden, sequences):
+        assert len(hidden) == sequences
+        if self.slow:
+            time.sleep(0.02 * (float(hidden[0, 0, 0]) % 1))  # the pieces overtake one another
+        return self.second(torch.tanh(self.first(hidden)))
+
+
+class Experts(nn.Module):
+    """A stack of weights; each position goes to one of them, as the first number says, and none to the last."""
+
+    def __init__(self, count=4):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.stack = nn.Parameter(torch.randn(count, WIDTH, WIDTH, generator=generator))
+
+    def forward(self, hidden):
+        flat = hidden.reshape(-1, WIDTH)
+        chosen = flat[:, 0].long() % len(self.stack)
+        result = torch.zeros_like(flat)
+        for expert in range(len(self.stack)):
+            here = chosen == expert
+            if here.any():
+                result[here] = functional.linear(flat[here], self.stack[expert])
+        return result.view(hidden.shape)
+
+
+def text(sequences=7):
+    hidden = torch.randn(sequences, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    return hidden, {size: Call(kwargs={"sequences": size}) for size in (1, 2)}
+
+
+def both_replaced(notes):
+    """Each weight is negated, and what was seen in front of it is noted."""
+
+    def replace(members, moment, positions):
+        notes.append((members, moment, positions))
+        for matrix in members:
+            matrix_of(layer, matrix).neg_()
+
+    layer = Layer()
+    return layer, Replacements({FIRST, SECOND}, [[FIRST], [SECOND]], replace)
+
+
+def test_pieces_are_whole_sequences():
+    assert pieces(torch.zeros(5, LENGTH, 1)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert pieces(torch.zeros(2, 5 * LENGTH, 1)) == [slice(0, 1), slice(1, 2)]
+    assert pieces(torch.zeros(4, 1, 1)) == [slice(0, 4)]
+
+
+def test_every_piece_uses_the_weight_that_all_of_them_decided(threads):
+    hidden, calls = text()
+    notes = []
+    layer, ways = both_replaced(notes)
+    layer.slow = 1
+    with torch.no_grad():
+        found = run_layer(layer, hidden, calls, ways)
+        negated, original = layer, Layer()
+        expected = negated.second(torch.tanh(negated.first(hidden)))
+        between = torch.tanh(negated.first(hidden))
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.equal(negated.first.weight, -original.first.weight)
+    assert [(members, positions) for members, _, positions in notes] == [([FIRST], 56), ([SECOND], 56)]
+    for (_, moment, _), seen in zip(notes, (hidden, between), strict=True):
+        assert torch.allclose(moment, second_moment([seen])[0], atol=1e-6)
+
+
+def test_the_bits_do_not_depend_on_threads():
+    outcomes = []
+    before = torch.get_num_threads()
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        notes = []
+        with fixed_blocks():
+            layer, ways = both_replaced(notes)
+            layer.slow = count
+            hidden, calls = text()
+            outcomes.append([run_layer(layer, hidden, calls, ways), *(moment for _, moment, _ in notes)])
+        torch.set_num_threads(before)
+    for outcome in outcomes[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(outcomes[0], outcome, strict=True))
+
+
+def test_weights_that_are_not_wanted_stay(threads):
+    hidden, calls = text()
+    layer, notes = Layer(), []
+    only = Replacements({SECOND}, [], lambda *seen: notes.append(seen))
+    with torch.no_grad():
+        expected = layer.second(torch.tanh(layer.first(hidden)))
+    assert torch.allclose(run_layer(layer, hidden, calls, only), expected, atol=1e-6)
+    assert torch.allclose(run_layer(layer, hidden, calls), expected, atol=1e-6)
+    assert [members for members, *_ in notes] == [[SECOND]]
+
+
+def test_experts_wait_for_those_who_skip_some(threads):
+    """Pieces reach other experts, in other numbers; each expert sees all that is his, in one go."""
+    layer, notes = Experts(), []
+    hidden = torch.rand(6, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    chosen = torch.tensor([0, 2, 2, 1, 0, 2])  # of a sequence; the probe, which is the first, knows only expert 0
+    hidden[:, :, 0] += chosen[:, None]
+    reads = record_reads(layer, hidden[:1], Call())
+    wanted = {Matrix("stack", expert) for expert in range(4)}
+    together = groups(reads, wanted)
+    assert together == [[Matrix("stack", 0)]]
+
+    def replace(members, moment, positions):
+        notes.append((members, positions))
+        for matrix in members:
+            matrix_of(layer, matrix).mul_(0)
+
+    found = run_layer(layer, hidden, {2: Call()}, Replacements(wanted, together, replace))
+    assert not found.any()
+    assert notes == [([Matrix("stack", 0)], 16), ([Matrix("stack", 1)], 8), ([Matrix("stack", 2)], 24)]
+    assert layer.stack[3].any()
+
+
+@pytest.mark.parametrize("where", ["layer", "replace"])
+def test_what_fails_is_raised_and_no_thread_is_left(threads, where):
+    hidden, calls = text()
+    layer = Layer()
+
+    def replace(members, moment, positions):
+        if where == "replace" and members == [SECOND]:
+            raise KeyboardInterrupt
+
+    if where == "layer":
+        hidden[5] = torch.nan  # in the third piece
+
+        def refuse(module, given):
+            if given[0].isnan().any():
+                raise ZeroDivisionError
+
+        layer.second.register_forward_pre_hook(refuse)
+    ways = Replacements({FIRST, SECOND}, [[FIRST], [SECOND]], replace)
+    with pytest.raises(ZeroDivisionError if where == "layer" else KeyboardInterrupt):
+        run_layer(layer, hidden, calls, ways)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("piece")]
+
+
+def test_blocks_are_even_and_never_too_large():
+    for count in (1, 2, 511, 512, 513, 576, 960, 1024, 1025, 3072):
+        sizes = [span.stop - span.start for span in even_spans(count)]
+        assert sum(sizes) == count and max(sizes) <= 512
+        assert max(sizes) - min(sizes) < len(sizes)
+    assert even_spans(0) == []
+
+
+def test_work_inside_work_is_a_plain_loop(threads):
+    main = threading.get_ident()
+
+    def inside():
+        return set(each(lambda _: threading.get_ident(), range(4)))
+
+    one, two = both(inside, threading.get_ident)
+    assert len(one) == 1 and main not in {*one, two}
+    assert workers() == threads
