@@ -31,7 +31,13 @@ from ucaudit.lab.compress_layers import SMALLEST_SIDE
 from ucaudit.lab.compress_pass import enter, run_layer
 from ucaudit.lab.compress_run import Run, unfinished
 from ucaudit.lab.compress_sequences import draw_sequences
-from ucaudit.lab.compress_tensors import METHOD, METHOD_OF_TRAINING, METHOD_WITHOUT_TEXT, TensorSettings
+from ucaudit.lab.compress_tensors import (
+    METHOD,
+    METHOD_OF_TRAINING,
+    METHOD_WITHOUT_TEXT,
+    REVISION,
+    TensorSettings,
+)
 from ucaudit.lab.compress_train import Lesson
 from ucaudit.lab.corpus import Corpus, load_corpus
 from ucaudit.lab.hidden_states import HiddenStates
@@ -115,7 +121,7 @@ def compress(
     source_digest: str | None = None,
     progress: Progress = SILENT,
 ) -> Compressed:
-    """Write a pack.
+    """Write a pack. On glibc the process keeps two heaps for all its threads from then on.
 
     Args:
         source: the checkpoint; every compressed weight must be BF16.
@@ -129,7 +135,8 @@ def compress(
     Raises:
         CorpusError: the calibration text cannot be read or is too short, or there is none where it is needed.
         InputError: a budget that not even the fewest bits keep.
-        ModelError: NaN or infinity in a tensor, a weight of another dtype, or a model that does not load.
+        ModelError: NaN or infinity in a tensor, a weight of another dtype or too large, a model that does not load,
+            or one that cannot be trained and should be.
         RefusedError, OutputError: the output exists or cannot be written.
     """
     if settings.steps and calibration is None:
@@ -181,7 +188,7 @@ def _key(settings: Settings, source_digest: str, text: Corpus | None) -> str:
             "source": source_digest,
             "calibration": None if text is None else text.sha256,
             "deviceClass": device_class("cpu"),
-            "versions": [__version__, torch.__version__, transformers.__version__],
+            "versions": [REVISION, __version__, torch.__version__, transformers.__version__],
         }
     )
 
@@ -209,6 +216,12 @@ class _Walk:
             units = find_units(model, source, settings.tensors, ids, progress)
             self._bits = share_bits(units, settings.tensors, settings.budget)
         self._hidden, self._calls = enter(model, ids)
+        if settings.steps and not all(calls.alike for calls in self._calls):
+            raise ModelError(
+                "its layers are called with something that depends on the text, and cannot be trained",
+                subject=model.family,
+                hint="leave out --steps",
+            )
         self._states: HiddenStates | None = None
         if text is not None:
             shape = (1, *self._hidden.shape[1:])
@@ -257,7 +270,7 @@ class _Walk:
                 self._settings.tensors,
                 bits=self._bits,
                 config=model.model.config.get_text_config(),
-                probe=(self._hidden[:1], self._calls[index][1]),
+                probe=(self._hidden[:1], self._calls[index].first),
                 text=None if self._states is None else (self._hidden, self._calls[index]),
                 learn=learn,
             )
@@ -276,7 +289,7 @@ class _Walk:
         return Lesson(
             hidden=hidden,
             target=target,
-            call=self._calls[index][1],
+            call=self._calls[index].first,
             steps=self._settings.steps,
             divergence=None if self._divergence is None else self._divergence.behind(index),
             weight=self._settings.kl_weight,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ _ROWS: Final = 1024
 _MOST: Final = 512
 _ARENA_MAX: Final = -8
 _POOL: ContextVar[tuple[ThreadPoolExecutor, int] | None] = ContextVar("ucaudit_blocks", default=None)
+_enlisted = threading.local()
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def fixed_blocks() -> Iterator[None]:
     """Inside, torch computes in one thread, and :func:`each` uses as many as torch had before."""
     count = torch.get_num_threads()
     share_heaps()
-    with one_thread(), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with one_thread(), ThreadPoolExecutor(count, initializer=_enlist) as pool:
         token = _POOL.set((pool, count))
         try:
             yield
@@ -52,9 +54,19 @@ def share_heaps() -> None:
             ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
 
 
+def _enlist() -> None:
+    torch.set_num_threads(1)
+    _enlisted.yes = True
+
+
+def _shared() -> tuple[ThreadPoolExecutor, int] | None:
+    """The threads to share work out to; none for one of them, which would wait for itself."""
+    return None if hasattr(_enlisted, "yes") else _POOL.get()
+
+
 def workers() -> int:
     """How many threads :func:`each` uses."""
-    shared = _POOL.get()
+    shared = _shared()
     return 1 if shared is None else shared[1]
 
 
@@ -65,7 +77,7 @@ def each(work: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
         with torch.no_grad():  # a switch of the thread, not of the process
             return work(item)
 
-    shared = _POOL.get()
+    shared = _shared()
     return list((map if shared is None else shared[0].map)(quiet, items))
 
 

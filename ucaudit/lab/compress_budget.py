@@ -95,7 +95,7 @@ def find_units(
                 model.targets(index),
                 source,
                 config=model.model.config.get_text_config(),
-                probe=(hidden[:1], calls[index][1]),
+                probe=(hidden[:1], calls[index].first),
             )
             for place in chosen:
                 require_storable(place.rows_of(layer), place.name)

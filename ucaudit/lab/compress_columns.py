@@ -92,23 +92,22 @@ def _run(
     weights: torch.Tensor,
     landings: torch.Tensor,
 ) -> None:
-    def fast(block: Block) -> torch.Tensor:
+    def fast(block: Block) -> None:
         from ucaudit.lab import compress_columns_fast
 
         arrays = [part.numpy() for part in (*block, weights, landings)]
         getattr(compress_columns_fast, name)(*arrays)
-        return torch.cat(block)
 
-    def sure(block: Block) -> torch.Tensor:
+    def sure(block: Block) -> None:
         plain(block, weights, landings)
-        return torch.cat(block)
 
-    def sample() -> Block:
+    def of_sample(work: Callable[[Block], None]) -> torch.Tensor:
         first, second, third, fourth, fifth = (part[:, :_SAMPLE].clone() for part in block)
-        return first, second, third, fourth, torch.zeros_like(fifth)
+        work((first, second, third, fourth, fifth))
+        return torch.cat((first, second, third, fourth, fifth))
 
     if _worthwhile(block[0].numel()) and compiled.serves(
-        f"columns, {name}", lambda: fast(sample()), lambda: sure(sample())
+        f"columns, {name}", lambda: of_sample(fast), lambda: of_sample(sure)
     ):
         fast(block)
     else:

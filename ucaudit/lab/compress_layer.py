@@ -82,8 +82,9 @@ def compress_layer(
     if text is not None:
         used = {item.matrix.parameter for item in reads}
         work.encode([matrix for matrix in work.matrices if matrix.parameter not in used], None)
-        together = groups(reads, work.matrices)
-        hidden = run_layer(layer, *text, Replacements(work.matrices, together, work.replace))
+        left = work.matrices - work.done
+        together = groups(reads, left)
+        hidden = run_layer(layer, *text, Replacements(left, together, work.replace))
     work.encode([matrix for matrix in sorted(work.matrices) if matrix not in work.done], None)
     encoded = work.finish()
     if text is not None and learn is not None and encoded:

@@ -8,25 +8,42 @@ they wait does not depend on which one is fastest, so neither does a bit of the 
 
 from __future__ import annotations
 
+import contextvars
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import Final
 
 import torch
 from torch import nn
 
+from ucaudit.core.errors import ModelError
 from ucaudit.lab.compress_blocks import spans, workers
 from ucaudit.lab.compress_layers import Matrix, announced, second_moment
-from ucaudit.models.layers import Call, call_layer
+from ucaudit.models.layers import Call, call_layer, copy_layer, same_call
 from ucaudit.models.streamed import StreamedModel
 
 POSITIONS: Final = 4096
 """Of a piece, or one sequence if it is longer."""
 
-Calls = Mapping[int, Call]
-"""A layer's other arguments, by the number of sequences that it is called with."""
+
+@dataclass(frozen=True)
+class Calls:
+    """What a layer is called with besides the hidden states.
+
+    Attributes:
+        first: for the first sequence alone.
+        pieces: for each of the :func:`pieces`.
+        alike: whether they are the same for every sequence.
+    """
+
+    first: Call
+    pieces: Sequence[Call]
+    alike: bool = True
+
 
 Replace = Callable[[list[Matrix], torch.Tensor, int], None]
 """Called with matrices that read one input, its second moment [columns, columns], and the number of positions. It
@@ -52,13 +69,30 @@ class Replacements:
         return next((members for members in self.together if matrix in members), [matrix])
 
     def order(self, matrix: Matrix) -> tuple[int, int, int]:
-        """Sorts matrices as they are used, as far as that is known: experts one after the other."""
-        used = [member for members in self.together for member in members]
-        parameters = [member.parameter for member in used]
-        own = parameters.index(matrix.parameter) if matrix.parameter in parameters else len(used)
+        """Sorts matrices as they are used, as far as that is known."""
+        own = self._places.get(matrix.parameter, len(self._places))
         if matrix.expert < 0:
             return own, -1, own
-        return next((place for place, member in enumerate(used) if member.expert >= 0), own), matrix.expert, own
+        return (own if self._stack_by_stack else min(own, self._first_stack)), matrix.expert, own
+
+    @cached_property
+    def _used(self) -> list[Matrix]:
+        return [matrix for members in self.together for matrix in members]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(dict.fromkeys(matrix.parameter for matrix in self._used))}
+
+    @cached_property
+    def _first_stack(self) -> int:
+        return min((self._places[matrix.parameter] for matrix in self._used if matrix.expert >= 0), default=0)
+
+    @cached_property
+    def _stack_by_stack(self) -> bool:
+        """Whether all experts of one stack come before those of the next, not all stacks of one expert."""
+        stacks = [matrix.parameter for matrix in self._used if matrix.expert >= 0]
+        changes = sum(one != other for one, other in pairwise(stacks))
+        return len(stacks) > len(set(stacks)) == changes + 1
 
 
 def pieces(hidden: torch.Tensor) -> list[slice]:
@@ -67,13 +101,24 @@ def pieces(hidden: torch.Tensor) -> list[slice]:
 
 
 def enter(model: StreamedModel, ids: torch.Tensor) -> tuple[torch.Tensor, list[Calls]]:
-    """What enters the first layer for a text, int64 [sequences, length], and how each layer is called."""
+    """What enters the first layer for a text, int64 [sequences, length], and how each layer is called.
+
+    Raises:
+        ModelError: it is not one hidden state a position.
+    """
+    hidden: list[torch.Tensor] = []
+    calls: list[list[Call]] = []
     with model.front():
-        parts = [model.enter(ids[span]) for span in pieces(ids.unsqueeze(-1))]
-        one = model.enter(ids[:1])
-    found = {len(part.hidden): part.calls for part in (one, *parts)}
-    hidden = torch.cat([part.hidden for part in parts])
-    return hidden, [{size: calls[layer] for size, calls in found.items()} for layer in range(model.count)]
+        for span in pieces(ids.unsqueeze(-1)):
+            part = model.enter(ids[span])
+            if part.hidden.shape[:-1] != ids[span].shape:
+                raise ModelError("its layers are not given one hidden state a position", subject=model.family)
+            hidden.append(part.hidden)
+            calls.append(next((known for known in calls[:1] if same_call(known, part.calls)), part.calls))
+        first, second = (model.enter(ids[number : number + 1]).calls for number in (0, min(1, len(ids) - 1)))
+    alike = same_call(first, second) and all(known is calls[0] for known in calls[:-1])
+    made = [Calls(first[layer], [piece[layer] for piece in calls], alike) for layer in range(model.count)]
+    return torch.cat(hidden), made
 
 
 def run_layer(
@@ -87,8 +132,7 @@ def run_layer(
         calls: the layer's other arguments.
         replacements: None for none.
     """
-    parts = [hidden[span] for span in pieces(hidden)]
-    return torch.cat(_Pass(layer, parts, calls, replacements).run())
+    return _Pass(layer, hidden, calls, replacements).run()
 
 
 class _Abandoned(BaseException):
@@ -107,7 +151,8 @@ class _Stop:
 class _Piece:
     """A piece of the text and its thread; ``goes`` lets it go on."""
 
-    hidden: torch.Tensor
+    span: slice
+    call: Call
     thread: threading.Thread | None = None
     goes: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
@@ -116,22 +161,23 @@ class _Pass:
     """One text through one layer. Everything but :meth:`_work` and :meth:`_before` is the calling thread's."""
 
     def __init__(
-        self, layer: nn.Module, parts: list[torch.Tensor], calls: Calls, replacements: Replacements | None
+        self, layer: nn.Module, hidden: torch.Tensor, calls: Calls, replacements: Replacements | None
     ) -> None:
-        self._layer, self._calls, self._replacements = layer, calls, replacements
-        self._pieces = [_Piece(part) for part in parts]
+        self._layer, self._hidden, self._replacements = layer, hidden, replacements
+        self._pieces = [_Piece(*each) for each in zip(pieces(hidden), calls.pieces, strict=True)]
+        self._spare = len(self._pieces) < workers()
         self._news: SimpleQueue[tuple[int, _Stop | torch.Tensor | BaseException]] = SimpleQueue()
         self._done: set[Matrix] = set()
         self._abandoned = False
 
-    def run(self) -> list[torch.Tensor]:
-        """The pieces' outputs."""
-        outputs: dict[int, torch.Tensor] = {}
+    def run(self) -> torch.Tensor:
+        """The output."""
+        output = torch.empty_like(self._hidden)
         stopped: dict[int, _Stop] = {}
         failed: dict[int, BaseException] = {}
         ready, running = list(range(len(self._pieces))), 0
         try:
-            while ready or running or stopped:
+            while ready or running or stopped or failed:
                 while ready and running < workers() and not failed:
                     self._let_go(ready.pop(0))
                     running += 1
@@ -141,7 +187,7 @@ class _Pass:
                     if isinstance(news, _Stop):
                         stopped[number] = news
                     elif isinstance(news, torch.Tensor):
-                        outputs[number] = news
+                        output[self._pieces[number].span] = news
                     else:
                         failed[number] = news
                 elif failed:
@@ -152,17 +198,23 @@ class _Pass:
             self._abandoned = True
             for piece in self._pieces:
                 piece.goes.release()
+            for piece in self._pieces:
                 if piece.thread is not None:
                     piece.thread.join()
-        return [outputs[number] for number in range(len(self._pieces))]
+        return output
 
     def _let_go(self, number: int) -> None:
         piece = self._pieces[number]
-        if piece.thread is None:
-            piece.thread = threading.Thread(target=self._work, args=(number,), name=f"piece {number}")
-            piece.thread.start()
-        else:
+        if piece.thread is not None:
             piece.goes.release()
+            return
+        # Where there are fewer pieces than threads, the products of each are shared out as well.
+        context = contextvars.copy_context() if self._spare else contextvars.Context()
+        thread = threading.Thread(
+            target=context.run, args=(self._work, number), name=f"piece {number}", daemon=True
+        )
+        thread.start()
+        piece.thread = thread
 
     def _replace(self, stopped: dict[int, _Stop]) -> list[int]:
         """Replace the first of the matrices that pieces wait for; returns the pieces that go on."""
@@ -176,16 +228,18 @@ class _Pass:
         return there
 
     def _work(self, number: int) -> None:
-        torch.set_num_threads(1)
         piece = self._pieces[number]
-        hidden = piece.hidden
         try:
-            with torch.no_grad(), announced(self._layer, lambda *read: self._before(number, *read)):
-                self._news.put((number, call_layer(self._layer, hidden, self._calls[len(hidden)])))
+            torch.set_num_threads(1)
+            layer = copy_layer(self._layer)
+            with torch.no_grad(), announced(layer, lambda *read: self._before(number, *read)):
+                self._news.put((number, call_layer(layer, self._hidden[piece.span], piece.call)))
         except BaseException as error:  # noqa: BLE001 - the calling thread raises it
             self._news.put((number, error))
 
     def _before(self, number: int, matrix: Matrix, inputs: torch.Tensor) -> None:
+        if self._abandoned:
+            raise _Abandoned
         ways = self._replacements
         if ways is None or matrix not in ways.wanted or matrix in self._done or not inputs.numel():
             return

@@ -56,21 +56,19 @@ class Metric:
         return self.moment.diagonal()
 
 
-def make_metric(moment: torch.Tensor, *, damping: float = DAMPING) -> Metric:
-    """Damp a second moment and factorise its inverse, in float64.
+def damp(moment: torch.Tensor, damping: float) -> torch.Tensor:
+    """Add a share of the mean diagonal to the diagonal.
 
     Args:
         moment: float32 [columns, columns], symmetric; all zero (inputs that never fire) is fine.
+        damping: the share.
+
+    Returns:
+        float64 [columns, columns].
 
     Raises:
         ModelError: not finite.
     """
-    damped = damp(moment, damping)
-    return Metric(damped.float(), *factorise(damped))
-
-
-def damp(moment: torch.Tensor, damping: float) -> torch.Tensor:
-    """float64 [columns, columns]: with a share of the mean diagonal on the diagonal. Arguments as above."""
     if not bool(moment.isfinite().all()):
         raise ModelError("the inputs of a layer are not finite on the calibration text")
     exact = moment.double()
@@ -81,7 +79,7 @@ def damp(moment: torch.Tensor, damping: float) -> torch.Tensor:
 
 
 def factorise(damped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The order of the columns, and the factor: see :class:`Metric`."""
+    """The order of the columns, and the factor, computed in float64: see :class:`Metric`."""
     order = torch.argsort(damped.diagonal(), descending=True, stable=True)
     ordered = damped[order][:, order]
     # With the order turned round, H = L·Lᵀ; turned back, L⁻¹ is the upper factor U of H⁻¹ = Uᵀ·U.

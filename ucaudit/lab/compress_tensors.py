@@ -26,12 +26,14 @@ from ucaudit.lab.compress_quantise import (
 from ucaudit.lab.compress_refine import refine
 from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor
 
+REVISION: Final = 3
+"""Of the encoder: grows with every change that gives other packs, so that no run of an older one is taken up."""
 METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form int8 overlay, refinement"
 _FEW: Final = 64
 """With fewer positions than about a hundred times this, damping grows."""
 
 METHOD_OF_TRAINING: Final = ", training of codes, scales and overlay"
-METHOD_WITHOUT_TEXT: Final = "fitted levels, scale search, nearest rounding, closed-form int8 overlay"
+METHOD_WITHOUT_TEXT: Final = "fitted levels, scale search, nearest rounding, int8 overlay and its refinement"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ def require_finite(tensor: torch.Tensor, name: str) -> None:
 def require_storable(weight: torch.Tensor, name: str) -> None:
     """Raises ModelError if a weight is NaN, infinite, or beyond what a level times a float16 scale can be."""
     require_finite(weight, name)
-    if weight.numel() and (largest := float(weight.abs().max())) > LARGEST_WEIGHT:
+    largest = max(map(abs, map(float, weight.aminmax()))) if weight.numel() else 0.0
+    if largest > LARGEST_WEIGHT:
         raise ModelError(
             f"a weight of size {largest:.3g}, and the largest that can be stored is {LARGEST_WEIGHT:.3g}",
             subject=name,

@@ -10,7 +10,6 @@ sequences is held out; the encoding that is best on them is kept, and that may b
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from torch import nn
 from ucaudit.lab.compress_blocks import each
 from ucaudit.lab.compress_layers import Place
 from ucaudit.lab.compress_quantise import Grid
-from ucaudit.models.layers import Call, call_layer
+from ucaudit.models.layers import Call, call_layer, copy_layer
 from ucaudit.models.picks import picks_apart
 from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor
 
@@ -171,13 +170,12 @@ class _Copies:
 
     def __init__(self, layer: nn.Module) -> None:
         self._layer = layer
-        self._shared = {id(tensor): tensor for tensor in (*layer.parameters(), *layer.buffers())}
         self._local = threading.local()
 
     def mine(self) -> nn.Module:
         """This thread's."""
         if not hasattr(self._local, "layer"):
-            self._local.layer = copy.deepcopy(self._layer, memo=dict(self._shared))
+            self._local.layer = copy_layer(self._layer)
         made: nn.Module = self._local.layer
         return made
 

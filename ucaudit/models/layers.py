@@ -7,6 +7,7 @@ arguments and other hidden states. Nothing here knows a family.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,6 +130,13 @@ def call_layer(layer: nn.Module, hidden: torch.Tensor, call: Call) -> torch.Tens
     if not isinstance(result, torch.Tensor) or result.shape != hidden.shape:
         raise ModelError("a layer does not return hidden states", subject=type(layer).__name__)
     return result
+
+
+def copy_layer(layer: nn.Module) -> nn.Module:
+    """A copy with the same parameters and buffers: what a module keeps of a call is then one thread's own."""
+    shared = {id(tensor): tensor for tensor in (*layer.parameters(), *layer.buffers())}
+    made: nn.Module = copy.deepcopy(layer, memo=shared)
+    return made
 
 
 @contextmanager

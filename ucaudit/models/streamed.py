@@ -107,10 +107,10 @@ class StreamedModel:
         return {name: self.target(name).removeprefix(f"{self.prefix}{layer}.") for name in self.names(layer)}
 
     def enter(self, ids: torch.Tensor) -> Entered:
-        """What enters the first layer for one window, and every layer's call; see :func:`record_calls`.
+        """What enters the first layer, and every layer's call; see :func:`record_calls`.
 
         Args:
-            ids: int64 [1, length].
+            ids: int64 [sequences, length].
         """
         with torch.no_grad():  # not inference mode: the encoder trains with these arguments
             entered = record_calls(self.model, ids.to(self._device))

@@ -28,7 +28,7 @@ from ucaudit.lab.compress_layers import (
     record_reads,
     second_moment,
 )
-from ucaudit.lab.compress_pass import Replacements, run_layer
+from ucaudit.lab.compress_pass import Calls, Replacements, run_layer
 from ucaudit.lab.compress_sequences import draw_sequences
 from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.lab.corpus import load_corpus
@@ -194,7 +194,7 @@ def test_layers_see_the_weights_compressed_before_them(model, text):
                 found.append(([item.parameter.split(".")[-2] for item in members], tuple(moment.shape)))
 
             together = groups(reads, wanted)
-            hidden = run_layer(layer, hidden, {4: call}, Replacements(wanted, together, note))
+            hidden = run_layer(layer, hidden, Calls(call, [call]), Replacements(wanted, together, note))
     assert torch.equal(hidden, expected[0])
     one = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
     assert [names for names, _ in found] == one * 2
@@ -212,7 +212,12 @@ def test_layers_see_the_weights_compressed_before_them(model, text):
         reads = record_reads(layers[0], entered.hidden, entered.calls[0])
         wanted = {item.matrix for item in reads}
         together = groups(reads, wanted)
-        run_layer(layers[0], entered.hidden, {4: entered.calls[0]}, Replacements(wanted, together, silence))
+        run_layer(
+            layers[0],
+            entered.hidden,
+            Calls(entered.calls[0], [entered.calls[0]]),
+            Replacements(wanted, together, silence),
+        )
     assert (seen["self_attn.o_proj.weight"] == 0).all() and seen["mlp.gate_proj.weight"].abs().max() > 0
 
 
@@ -372,6 +377,13 @@ def test_whatever_an_interrupted_run_left_the_bytes_are_those_of_a_whole_one(
     for file in sorted(path.name for path in (tmp_path / "whole" / "pack").iterdir()):
         assert (out / file).read_bytes() == (tmp_path / "whole" / "pack" / file).read_bytes(), file
     assert [path.name for path in out.parent.iterdir()] == ["pack"]
+
+
+def test_a_run_of_another_encoder_is_not_taken_up(model, text, tmp_path, monkeypatch):
+    first = stop(model, tmp_path / "pack", text, 1)
+    monkeypatch.setattr("ucaudit.lab.compress.REVISION", 0)
+    second = stop(model, tmp_path / "pack", text, 1)
+    assert first != second and not first.exists()
 
 
 def test_another_setting_starts_afresh(model, text, tmp_path):

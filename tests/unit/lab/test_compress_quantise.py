@@ -7,12 +7,15 @@ import torch
 from ucaudit.core.errors import ModelError
 from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
+    DAMPING,
     LARGEST_WEIGHT,
     Grid,
+    Metric,
     curved_levels,
+    damp,
+    factorise,
     fit_grid,
     fit_scales,
-    make_metric,
     round_nearest,
     round_with_feedback,
     weighted_error,
@@ -26,6 +29,11 @@ BITS, GROUP = 5, 16
 
 def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_metric(moment):
+    damped = damp(moment, DAMPING)
+    return Metric(damped.float(), *factorise(damped))
 
 
 @pytest.fixture

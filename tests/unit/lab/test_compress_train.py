@@ -8,7 +8,8 @@ from families import make_family
 from test_compress import SETTINGS, encode, stop
 from tinymodels import make_tokenizer
 
-from ucaudit.core.errors import CorpusError
+from ucaudit.core.errors import CorpusError, ModelError
+from ucaudit.lab import compress as compress_module
 from ucaudit.lab import compress_train
 from ucaudit.lab.compress_layers import Matrix, Place
 from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights
@@ -118,6 +119,19 @@ def test_training_that_does_not_help_is_thrown_away():
             Lesson(hidden, target, Call(), 20),
         )
     assert torch.equal(after.codes, before.codes) and torch.equal(after.scales, before.scales)
+
+
+def test_a_model_whose_layers_are_told_about_the_text_is_not_trained(model, text, tmp_path, monkeypatch):
+    real = compress_module.enter
+
+    def different(*given):
+        hidden, calls = real(*given)
+        return hidden, [replace(call, alike=False) for call in calls]
+
+    monkeypatch.setattr(compress_module, "enter", different)
+    with pytest.raises(ModelError, match="depends on the text, and cannot be trained") as caught:
+        encode(model, tmp_path / "pack", text, TRAINED)
+    assert "--steps" in caught.value.hint and not (tmp_path / "pack").exists()
 
 
 def test_trained_packs_are_repeatable_at_any_number_of_threads(model, text, tmp_path):
