@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from torch.nn import functional
 
 from ucaudit.lab import compress_pass
 from ucaudit.lab.compress_blocks import both, each, even_spans, fixed_blocks, workers
+from ucaudit.lab.compress_layer import compress_layer
 from ucaudit.lab.compress_layers import Matrix, groups, matrix_of, record_reads, second_moment
 from ucaudit.lab.compress_pass import Calls, Replacements, enter, pieces, run_layer
+from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.models.layers import Call, call_layer
 from ucaudit.models.streamed import StreamedModel
 from ucaudit.packs.codecs import open_source
@@ -335,3 +338,45 @@ def test_work_inside_work_is_a_plain_loop(threads):
     one, two = both(inside, threading.get_ident)
     assert len(one) == 1 and main not in {*one, two}
     assert workers() == threads
+
+
+class Chosen(nn.Module):
+    """Experts that are modules of their own; each position goes to one of them, as the first number says."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+        for expert in self.experts:
+            expert.weight.data = torch.randn(WIDTH, WIDTH, generator=generator).bfloat16().float()
+
+    def forward(self, hidden):
+        flat = hidden.reshape(-1, WIDTH)
+        chosen = flat[:, 0].long() % len(self.experts)
+        result = torch.zeros_like(flat)
+        for number, expert in enumerate(self.experts):
+            if (here := chosen == number).any():
+                result[here] = expert(flat[here])
+        return result.view(hidden.shape)
+
+
+def test_what_only_the_text_uses_is_stored_once():
+    """The probe, which is the first sequence, knows one of three; the text two."""
+    layer = Chosen()
+    hidden = torch.rand(6, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    hidden[:, :, 0] += torch.tensor([0, 0, 2, 2, 0, 2])[:, None]
+    stored = {name: parameter.detach().bfloat16() for name, parameter in layer.named_parameters()}
+    source = SimpleNamespace(load=stored.get, spec=lambda _: SimpleNamespace(dtype="BF16"))
+    made = compress_layer(
+        layer,
+        {name: name for name in stored},
+        source,
+        TensorSettings(group=8, rank=0),
+        config=SimpleNamespace(),
+        probe=(hidden[:1], Call()),
+        text=(hidden, Calls(Call(), [Call()] * 3)),
+    )
+    assert sorted(tensor.name for tensor in made.encoded) == sorted(stored) and not made.raw
+    for tensor in made.encoded:
+        assert torch.equal(layer.get_parameter(tensor.name), tensor.decode().float())
+        assert torch.allclose(tensor.decode().float(), stored[tensor.name].float(), atol=0.3)
