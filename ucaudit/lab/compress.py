@@ -121,7 +121,7 @@ def compress(
     source_digest: str | None = None,
     progress: Progress = SILENT,
 ) -> Compressed:
-    """Write a pack. On glibc the process keeps two heaps for all its threads from then on.
+    """Write a pack. On glibc the process keeps two arenas for all its threads from then on.
 
     Args:
         source: the checkpoint; every compressed weight must be BF16.

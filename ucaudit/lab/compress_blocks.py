@@ -7,17 +7,16 @@ decide who computes a block and when, never what is in it.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, cast
 
 import torch
 
+from ucaudit.models.freed import share_arenas
 from ucaudit.packs.codecs.tensors import one_thread
 
 Item = TypeVar("Item")
@@ -25,7 +24,6 @@ T = TypeVar("T")
 U = TypeVar("U")
 _ROWS: Final = 1024
 _MOST: Final = 512
-_ARENA_MAX: Final = -8
 _POOL: ContextVar[tuple[ThreadPoolExecutor, int] | None] = ContextVar("ucaudit_blocks", default=None)
 _enlisted = threading.local()
 
@@ -34,7 +32,7 @@ _enlisted = threading.local()
 def fixed_blocks() -> Iterator[None]:
     """Inside, torch computes in one thread, and :func:`each` uses as many as torch had before."""
     count = torch.get_num_threads()
-    share_heaps()
+    share_arenas()
     with one_thread(), ThreadPoolExecutor(count, initializer=_enlist) as pool:
         token = _POOL.set((pool, count))
         try:
@@ -42,16 +40,6 @@ def fixed_blocks() -> Iterator[None]:
         finally:
             _POOL.reset(token)
             pool.shutdown(cancel_futures=True)
-
-
-def share_heaps() -> None:
-    """Let what one thread freed serve another: glibc, which otherwise keeps a heap for each, is told to keep two.
-
-    Of the process, and for good. Without it the encoder takes half a gigabyte more.
-    """
-    if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # another C library
-            ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
 
 
 def _enlist() -> None:

@@ -114,7 +114,7 @@ def enter(model: StreamedModel, ids: torch.Tensor) -> tuple[torch.Tensor, list[C
             if part.hidden.shape[:-1] != ids[span].shape:
                 raise ModelError("its layers are not given one hidden state a position", subject=model.family)
             hidden.append(part.hidden)
-            calls.append(next((known for known in calls[:1] if same_call(known, part.calls)), part.calls))
+            calls.append(calls[0] if calls and same_call(calls[0], part.calls) else part.calls)
         first, second = (model.enter(ids[number : number + 1]).calls for number in (0, min(1, len(ids) - 1)))
     alike = same_call(first, second) and all(known is calls[0] for known in calls[:-1])
     made = [Calls(first[layer], [piece[layer] for piece in calls], alike) for layer in range(model.count)]

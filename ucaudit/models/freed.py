@@ -1,6 +1,6 @@
-"""Freed memory goes back to the system.
+"""What glibc keeps of freed memory.
 
-glibc keeps what a program frees for its next request, in an arena for every thread that ever asked. Blocks below
+It keeps what a program frees for its next request, in an arena for every thread that ever asked. Blocks below
 32 MiB, which many weights are, stay resident that way: one layer's worth or so for every layer that was loaded.
 """
 
@@ -9,19 +9,32 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import Final
+
+_ARENA_MAX: Final = -8
 
 
 def return_freed_memory() -> None:
     """Give back what was freed and not asked for again; does nothing where the C library cannot (macOS, musl)."""
-    trim = _malloc_trim()
+    trim = _of_glibc("malloc_trim")
     if trim is not None:
         trim(0)
 
 
+def share_arenas() -> None:
+    """Let what one thread freed serve another: two arenas for all threads, of the process and for good.
+
+    Without it the encoder takes half a gigabyte more. Does nothing where the C library cannot.
+    """
+    set_option = _of_glibc("mallopt")
+    if set_option is not None:
+        set_option(_ARENA_MAX, 2)
+
+
 @cache
-def _malloc_trim() -> Callable[[int], int] | None:
+def _of_glibc(name: str) -> Callable[..., int] | None:
     try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
         return None
-    return trim
+    return found
