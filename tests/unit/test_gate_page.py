@@ -1,6 +1,7 @@
 """docs/gate.md: its tables are the code's, and its transcript is what happens."""
 
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -92,6 +93,51 @@ def test_the_pages_inputs_are_the_actions():
         assert set(re.findall(r"\$\{?(GATE_[A-Z_]+)", step["run"])) == step["env"].keys()
     for output in action["outputs"].values():
         assert output["value"].startswith("${{ steps." + gate_step["id"] + ".outputs.")
+
+
+@pytest.fixture
+def action(tmp_path):
+    """Runs the action's steps with a program that says how it was called and exits with ``code``."""
+
+    def run(code=0, says="", **given):
+        stub = tmp_path / "stub"
+        stub.write_text(f'#!/bin/sh\necho "$*"\n{says}\nexit {code}\n')
+        stub.chmod(0o755)
+        inputs = {"policy": "p.toml", "trust": "t.toml", "packs": "pack", "program": str(stub)} | given
+        words = {name.replace("_", "-"): value for name, value in inputs.items()}
+        return run_action(words, tmp_path, {"PATH": os.environ["PATH"]})[-1]
+
+    return run
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 70])
+def test_the_action_has_outputs_however_the_gate_ends(action, code):
+    ran = action(code)
+    assert ran.code == code
+    assert ran.outputs == {"verdict": "error", "exit-code": str(code), "admitted": "0", "refused": "0"}
+    told = action(code, 'echo verdict=refused >>"$GITHUB_OUTPUT"')
+    assert (told.code, told.outputs) == (code, {"verdict": "refused"})
+
+
+@pytest.mark.parametrize("value", ["true", "True", "yes", "1", "false", "False", "no", ""])
+def test_a_full_check_is_one_however_it_is_spelt(action, value):
+    assert ("--full" in action(full=value).log) == (value.lower() in ("true", "yes", "1"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"full": "maybe"}, "the input full is neither true nor false"),
+        ({"trust": ""}, "the input trust is empty"),
+        ({"policy": ""}, "the input policy is empty"),
+        ({"svr": "v.json"}, "the input svr needs svr-key"),
+        ({"svr_key": "k.pem"}, "the input svr-key is for svr"),
+    ],
+)
+def test_inputs_that_the_action_refuses(action, given, said):
+    ran = action(**given)
+    assert ran.code == 2 and ran.outputs["verdict"] == "error" and f"::error title=ucaudit gate::{said}" in ran.log
+    assert "--trust" not in ran.log  # the gate was not started
 
 
 @pytest.fixture(scope="module")

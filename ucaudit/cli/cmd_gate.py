@@ -99,6 +99,7 @@ def gate(
     require_options(asked)
     outputs = Outputs(asked, out)
     outputs.begin()
+    outputs.warn_of_hidden()
     try:
         if outputs.problem is not None:
             raise outputs.problem

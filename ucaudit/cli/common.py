@@ -53,7 +53,7 @@ class Output:
         if self.as_json:
             if code is not None:
                 document = {"exitCode": code} | document
-            click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+            click.echo(json_line(document))
         else:
             click.echo(text)
 
@@ -74,7 +74,7 @@ class Output:
 
     def style(self, text: str, **style: Any) -> str:  # noqa: ANN401 - click's own keywords
         """Colour on a terminal only, and not under NO_COLOR or CI."""
-        plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ or "CI" in os.environ
+        plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or "CI" in os.environ
         return text if plain else click.style(text, **style)
 
     @property
@@ -261,6 +261,12 @@ def prepare_compute(device: str, threads: int | None) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailableError("no usable CUDA device", subject=device, hint="--device cpu")
     return device
+
+
+def json_line(document: dict[str, Any]) -> str:
+    """A JSON object in one line. What is no Unicode, as in the name of a file, is escaped."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # writes a surrogate as JSON does: \\udcff
 
 
 def printable(text: str) -> str:

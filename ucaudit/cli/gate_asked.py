@@ -112,6 +112,25 @@ def _policies(texts: tuple[str, ...]) -> tuple[LoadedPolicy | None, list[tuple[s
     return default, globs
 
 
+def files_read(asked: Asked, packs: list[Path]) -> list[Path]:
+    """What is read besides the packs, as far as it is there; of a directory of everybody's bundles, nothing."""
+    from ucaudit.evidence.archive import SUFFIX
+    from ucaudit.packs.batch import evidence_for
+    from ucaudit.packs.judging import BESIDE
+
+    evidence = {evidence_for(pack, asked.evidence) or pack.with_name(pack.name + BESIDE + SUFFIX) for pack in packs}
+    named = (
+        asked.trust,
+        *(file_of(text) for text in asked.policies),
+        Path(asked.listed) if asked.listed not in (None, "-") else None,
+        Path(asked.svr_key) if asked.svr_key is not None else None,
+        asked.password_file,
+        asked.good,
+        *(path for path in evidence if not path.is_dir()),
+    )
+    return [path for path in named if path is not None]
+
+
 def file_of(text: str) -> Path:
     """The file in ``FILE`` or ``GLOB=FILE``."""
     glob, separator, file = text.partition("=")

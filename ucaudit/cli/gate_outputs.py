@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ucaudit.cli.common import Output
-from ucaudit.cli.gate_asked import Asked, file_of, packs_asked
-from ucaudit.core.errors import InputError, UcauditError
+from ucaudit.cli.common import Output, printable
+from ucaudit.cli.gate_asked import Asked, files_read, packs_asked
+from ucaudit.core.errors import InputError, RefusedError, UcauditError
 
 if TYPE_CHECKING:
     from ucaudit.evidence.checks import Verification
@@ -43,14 +44,7 @@ class Outputs:
             self.verdicts = _svr_files(asked, self.packs)
         except UcauditError as error:
             self.problem = error
-        inputs = (*self.packs, asked.trust, *(file_of(text) for text in asked.policies))
-        for target in (asked.junit, asked.svr, asked.cache):
-            if target is not None:
-                from ucaudit.core.files import require_outside
-                from ucaudit.evidence.bundle import refuse_inside_bundle
-
-                refuse_inside_bundle(target)
-                require_outside(target, *inputs)
+        self._require_places()
         for target in self.verdicts:
             _remove(target)
         if asked.junit is not None:
@@ -58,8 +52,46 @@ class Outputs:
 
             _write(asked.junit, junit_error(self._suite, "unfinished", "the gate was started and did not finish"))
 
+    def _require_places(self) -> None:
+        """No output may be an input, lie in one, or be another output. Raises RefusedError."""
+        asked = self._asked
+        named = (
+            ("--junit", asked.junit),
+            ("--cache", asked.cache),
+            *(("--svr", path) for path in self.verdicts or ([asked.svr] if asked.svr is not None else [])),
+        )
+        places = [(option, path) for option, path in named if path is not None]
+        if not places:
+            return
+        from ucaudit.core.files import require_outside
+        from ucaudit.evidence.bundle import refuse_inside_bundle
+
+        inputs = [*self.packs, *files_read(asked, self.packs)]
+        taken: dict[str, str] = {}
+        for option, path in places:
+            refuse_inside_bundle(path)
+            require_outside(path, *inputs)
+            other = taken.setdefault(os.path.realpath(path), option)
+            if other != option:
+                raise RefusedError(
+                    f"{other} and {option} name one file", subject=str(path), hint="give each a file of its own"
+                )
+
+    def warn_of_hidden(self) -> None:
+        """Say what of a directory is not judged although a model may lie in it."""
+        from ucaudit.packs.batch import may_be_weights
+
+        hidden = [path.name for path in self.skipped if path.name.startswith(".") and may_be_weights(path)]
+        if hidden:
+            names = ", ".join(printable(name) for name in hidden[:5]) + (", …" if len(hidden) > 5 else "")
+            self._out.warn(f"hidden, and not judged: {names}")
+
     def fail(self, error: UcauditError) -> None:
         """No pack could be judged."""
+        if self._asked.github:
+            from ucaudit.interop.github import command_of_error, outputs
+
+            _to_runner([command_of_error(error)], {"GITHUB_OUTPUT": outputs([], error.exit_code)})
         if self._asked.junit is not None:
             from ucaudit.interop.junit import junit_error
 
@@ -153,14 +185,17 @@ def sign_verdicts(asked: Asked, outcomes: list[Outcome], targets: list[Path], si
 
 
 def _github(outcomes: list[Outcome], code: int) -> None:
-    """Annotations go to stderr, which a runner reads as well: stdout is the result's."""
-    import os
-
     from ucaudit.interop.github import commands, outputs, summary
 
-    for line in commands(outcomes):
+    texts = {"GITHUB_STEP_SUMMARY": summary(outcomes), "GITHUB_OUTPUT": outputs(outcomes, code)}
+    _to_runner(commands(outcomes), texts)
+
+
+def _to_runner(annotations: list[str], texts: dict[str, str]) -> None:
+    """Annotations go to stderr, which a runner reads as well: stdout is the result's."""
+    for line in annotations:
         click.echo(line, err=True)
-    for name, text in (("GITHUB_STEP_SUMMARY", summary(outcomes)), ("GITHUB_OUTPUT", outputs(outcomes, code))):
+    for name, text in texts.items():
         place = os.environ.get(name)
         if not place:
             continue

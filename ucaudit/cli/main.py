@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from contextlib import suppress
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -17,6 +17,7 @@ import click
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 from ucaudit import __version__
+from ucaudit.cli.streams import settle_streams
 from ucaudit.core.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USAGE, UcauditError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -50,6 +51,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("ucaudit.cli.cmd_doctor:doctor", "Say what this machine can do and what is missing."),
 }
 """Command name → where it lives, and its one-line help (kept here so that listing commands imports none)."""
+# What click (8.2 and later) raises, with the help for its message, where a command was given nothing at all.
+_NO_WORDS: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class LazyGroup(click.Group):
@@ -105,12 +108,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     gc.set_threshold(100_000, 20, 100)
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
+    settle_streams()
     try:
         result = cli.main(words, prog_name="ucaudit", standalone_mode=False)
         code = result if isinstance(result, int) else 0
     except UcauditError as error:
         _complain(error.code, str(error), error.hint, as_json, error.exit_code)
         code = error.exit_code
+    except _NO_WORDS as error:
+        click.echo(error.format_message(), err=True)
+        code = EXIT_USAGE
     except click.UsageError as error:
         hint = f"see {error.ctx.command_path if error.ctx else 'ucaudit'} --help"
         _complain("usage", _plain(error.format_message()), hint, as_json, EXIT_USAGE)
@@ -121,9 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted", "interrupted", "the same command resumes where it can", as_json, EXIT_INTERRUPTED)
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
         if os.environ.get("UCAUDIT_DEBUG"):
             raise
@@ -140,11 +144,12 @@ def _plain(message: str) -> str:
 
 
 def _complain(code: str, message: str, hint: str | None, as_json: bool, exit_code: int) -> None:
-    from ucaudit.cli.common import printable
+    from ucaudit.cli.common import json_line, printable
 
+    click.echo(f"ucaudit: error: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"ucaudit: hint: {printable(hint)}", err=True)
     if as_json:
         problem = {"error": {"code": code, "message": message, "hint": hint}, "exitCode": exit_code}
-        sys.stdout.write(json.dumps(problem, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"ucaudit: error: {printable(message)}\n")
-    if hint:
-        sys.stderr.write(f"ucaudit: hint: {printable(hint)}\n")
+        with suppress(UcauditError):  # that standard output cannot be written: the code stays this error's
+            click.echo(json_line(problem))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from ucaudit.core.errors import UcauditError
 from ucaudit.evidence.checks import Check
 from ucaudit.packs.batch import Outcome
 
@@ -33,6 +34,12 @@ def commands(outcomes: Sequence[Outcome]) -> list[str]:
         rest = len(found) - MAX_ANNOTATIONS + 1
         found = [*found[: MAX_ANNOTATIONS - 1], ("ucaudit gate", f"and {rest} more: see the step's summary")]
     return [f"::error title={_property(title)}::{_data(text)}" for title, text in found]
+
+
+def command_of_error(error: UcauditError) -> str:
+    """The annotation of a run in which no pack could be judged."""
+    hint = f"\n{error.hint}" if error.hint else ""
+    return f"::error title=ucaudit gate::{_data(f'no verdict: {error}{hint}')}"
 
 
 def _errors(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:

@@ -23,17 +23,18 @@ from ucaudit.core.errors import (
     UnavailableError,
 )
 from ucaudit.core.progress import SILENT, Progress
-from ucaudit.evidence.archive import SUFFIX
 from ucaudit.evidence.policy import LoadedPolicy
 from ucaudit.evidence.trust import Trust
 from ucaudit.packs.judging import BESIDE, Full, Judged, judge_pack
 from ucaudit.packs.memo import DigestCache, Identity, Kind
 from ucaudit.packs.opened import usable_cores
 from ucaudit.packs.reading import PackReading
+from ucaudit.packs.sniff import PICKLE_SUFFIXES
 
 PACK_PLACE: Final = "{pack}"
 """Stands for the pack's name in a path of evidence."""
 MAX_PACKS: Final = 10_000
+_WEIGHTS: Final = PICKLE_SUFFIXES | {".safetensors", ".gguf"}
 _GRAVEST_FIRST: Final = (EXIT_FAIL, EXIT_INPUT, EXIT_UNAVAILABLE, EXIT_INCONCLUSIVE)
 
 
@@ -92,10 +93,12 @@ def total_exit_code(codes: Iterable[int]) -> int:
 
 
 def packs_in(directory: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Every pack in a directory: its directories and ``.gguf`` files, but no hidden ones.
+    """What has to be judged in a directory: its directories, files with a suffix of weights, and links that lead
+    nowhere. Of those, only directories and ``.gguf`` files can be admitted.
 
     Returns:
-        The packs, and what was passed over because it is evidence beside one of them (``NAME.evidence``), sorted.
+        These, and everything else, which is passed over: evidence beside one of them (``NAME.evidence``), what is
+        hidden (its name begins with a dot), and files of other kinds; both sorted.
 
     Raises:
         NotFoundError: no such directory, or no pack in it.
@@ -103,17 +106,20 @@ def packs_in(directory: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     if not directory.is_dir():
         raise NotFoundError("no such directory", subject=str(directory), hint="give the directory of the packs")
     try:
-        entries = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+        entries = sorted(directory.iterdir())
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", subject=str(directory)) from error
-    found = [path for path in entries if path.is_dir() or path.suffix == ".gguf"]
-    names = {path.name for path in found}
-    beside = {f"{name}{BESIDE}" for name in names}
+    found = [path for path in entries if not path.name.startswith(".") and may_be_weights(path)]
+    beside = {f"{path.name}{BESIDE}" for path in found}
     packs = tuple(path for path in found if path.name not in beside)
-    skipped = tuple(path for path in entries if path.name.removesuffix(SUFFIX) in beside and path not in packs)
     if not packs:
         raise NotFoundError("no packs in it", subject=str(directory), hint="a pack is a directory or a .gguf file")
-    return packs, skipped
+    return packs, tuple(path for path in entries if path not in packs)
+
+
+def may_be_weights(path: Path) -> bool:
+    """Whether somebody could load a model from it, by what it is and how it is called."""
+    return path.is_dir() or path.suffix.lower() in _WEIGHTS or (path.is_symlink() and not path.exists())
 
 
 def packs_listed(text: str) -> tuple[Path, ...]:

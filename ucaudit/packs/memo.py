@@ -28,6 +28,7 @@ Kind = Literal["plain", "container"]
 """What a file was held against when it was searched for a pickle: see :mod:`ucaudit.packs.sniff`."""
 
 FORMAT: Final = "ucaudit-gate-cache/1"
+_HEAD: Final = b'{"format"'
 MAX_BYTES: Final = 256 << 20
 MAX_ENTRIES: Final = 1_000_000
 SETTLED_NS: Final = 2_000_000_000
@@ -75,6 +76,7 @@ class DigestCache(DigestMemo):
         self._carried: dict[Identity, tuple[str, Kind]] = {}
         self._began = time.time_ns()
         self._changed = False
+        self._foreign = False
         self._load()
 
     def digest(self, identity: Identity) -> str | None:
@@ -108,7 +110,7 @@ class DigestCache(DigestMemo):
     def save(self) -> None:
         """Write the file if there is anything new; what goes wrong is put into :attr:`problem`."""
         self.join(self.learned())
-        if not self._changed:
+        if not self._changed or self._foreign:
             return
         kept = list(self._carried.items())[-MAX_ENTRIES:]
         entries = {" ".join(map(str, identity)): f"{digest} {kind}" for identity, (digest, kind) in kept}
@@ -124,10 +126,14 @@ class DigestCache(DigestMemo):
         try:
             with open_regular(self.path) as handle:
                 status = os.fstat(handle.fileno())
+                head = handle.read(len(_HEAD))
+                if head and head != _HEAD:
+                    self._foreign = True
+                    raise InputError("not a cache of ucaudit, and left as it is", subject=str(self.path))
                 if (reason := _untrustworthy(status)) is not None:
                     self.problem = f"not read: {self.path}: {reason}"
                     return
-                data = handle.read(MAX_BYTES + 1)
+                data = head + handle.read(MAX_BYTES + 1)
             self._carried = _parse(data)
         except NotFoundError:
             return  # the first run, or somebody cleaned up

@@ -18,9 +18,8 @@ from ucaudit.packs import batch
 
 
 def of_another_pack(record):
-    """Newer than all, and about other files."""
-    pack = record.pack.model_copy(update={"pack_digest": "0" * 64})
-    return record.model_copy(update={"pack": pack, "created": "2026-11-30T00:00:00Z"})
+    """About other files."""
+    return record.model_copy(update={"pack": record.pack.model_copy(update={"pack_digest": "0" * 64})})
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +185,21 @@ def test_what_a_directory_of_packs_is(shop, tmp_path):
     shop.lay("pack")
     (shop.models / "README.md").write_text("words")
     (shop.models / ".hidden").mkdir()
-    assert verdicts(shop.gate("--each", shop.models, "--json")) == {"pack": "admitted"}
+    ran = shop.gate("--each", shop.models, "--json")
+    assert verdicts(ran) == {"pack": "admitted"}
+    assert [place.rsplit("/", 1)[-1] for place in ran.json["skipped"]] == [".hidden", "README.md", "pack.evidence"]
+    assert "warning: hidden, and not judged: .hidden" in ran.err
+
+
+@pytest.mark.parametrize("name", ["E.GGUF", "loose.safetensors", "old.bin", "gone"])
+def test_weights_that_are_no_pack_are_not_passed_over(shop, name):
+    shop.lay("pack")
+    if name == "gone":
+        (shop.models / name).symlink_to("nowhere")
+    else:
+        (shop.models / name).write_bytes(b"x")
+    ran = shop.gate("--each", shop.models, "--json")
+    assert verdicts(ran) == {"pack": "admitted", name: "error"} and ran.code == 3
 
 
 def test_evidence_in_a_name_hides_no_pack(shop):
@@ -307,6 +320,39 @@ def test_a_suite_for_each_pack(shop, tmp_path):
     assert [suite.get("name").rsplit("/", 1)[-1] for suite in root] == ["a", "b", "c"]
     (failure,) = root.iter("failure")
     assert failure.get("type") == "file-drift" and f"{TENSORS}: expected" in failure.text
+
+
+@pytest.mark.parametrize("option", ["--junit", "--cache", "--svr"])
+@pytest.mark.parametrize("place", ["key", "password", "evidence", "beside", "list", "good"])
+def test_no_output_replaces_an_input(shop, tmp_path, option, place):
+    pack = shop.lay("pack")
+    files = {name: tmp_path / name for name in ("password", "evidence", "list", "good")}
+    files["beside"] = shop.models / "pack.evidence.zip"
+    for path in files.values():
+        path.write_text(f"{pack}\n")
+    files["key"] = generate(tmp_path / "keys", "gate", password=None)[0]
+    words = {
+        "evidence": [pack, "--evidence", files["evidence"]],
+        "list": ["--list", files["list"]],
+        "good": [pack, "--full", "--good", files["good"]],
+    }.get(place, [pack])
+    if option == "--svr" or place in ("key", "password"):
+        words += ["--svr-key", files["key"], "--password-file", files["password"]]
+        words += [] if option == "--svr" else ["--svr", tmp_path / "verdict"]
+    before = files[place].read_bytes()
+    ran = shop.gate(*words, option, files[place])
+    if "--svr" in words and option == "--cache":
+        assert ran.code == 2  # these two never go together
+    else:
+        assert ran.code == 3 and "which is an input" in ran.err
+    assert files[place].read_bytes() == before
+
+
+def test_two_outputs_are_two_files(shop, tmp_path):
+    key = generate(tmp_path / "keys", "gate", password=None)[0]
+    same = tmp_path / "same"
+    ran = shop.gate(shop.lay("pack"), "--junit", same, "--svr", same, "--svr-key", key)
+    assert ran.code == 3 and "--junit and --svr name one file" in ran.err and not same.exists()
 
 
 @pytest.mark.parametrize("option", ["--junit", "--cache", "--svr"])

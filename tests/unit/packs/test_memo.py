@@ -105,14 +105,14 @@ def test_a_pickle_under_a_known_identity_of_another_kind_is_still_found(tmp_path
 
 
 BAD = {
-    "garbage": b"\x00\xff",
-    "not an object": b"[]",
+    "empty": b"",
+    "cut off": b'{"format": "ucaudit-gate-cache/1", "fil',
     "another format": b'{"format": "x", "files": {}}',
     "no files": b'{"format": "ucaudit-gate-cache/1"}',
     "a short identity": b'{"format": "ucaudit-gate-cache/1", "files": {"1 2 3": "' + b"0" * 64 + b' plain"}}',
     "no digest": b'{"format": "ucaudit-gate-cache/1", "files": {"1 2 3 4 5": "zz plain"}}',
     "another kind": b'{"format": "ucaudit-gate-cache/1", "files": {"1 2 3 4 5": "' + b"0" * 64 + b' x"}}',
-    "deep": b"[" * 100_000,
+    "deep": b'{"format": ' + b"[" * 100_000,
 }
 
 
@@ -127,6 +127,19 @@ def test_a_damaged_cache_starts_anew(pack, tmp_path, data):
     cache.problem = None
     cache.save()
     assert cache.problem is None and len(json.loads(place.read_bytes())["files"]) == 2
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+@pytest.mark.parametrize("data", [b"-----BEGIN PUBLIC KEY-----\n", b"\x00\xff", b"[]", b"{}"])
+def test_another_file_is_not_taken_for_a_cache_and_not_replaced(pack, tmp_path, data, mode):
+    place = tmp_path / "cache"
+    place.write_bytes(data)
+    place.chmod(mode)
+    cache = DigestCache(place)
+    assert "not a cache of ucaudit, and left as it is" in cache.problem
+    digest(pack, cache)
+    cache.save()
+    assert place.read_bytes() == data
 
 
 def test_a_cache_that_others_may_write_is_not_read(pack, tmp_path):
