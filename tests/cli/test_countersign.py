@@ -1,5 +1,6 @@
 """Keys, countersignatures and time stamps as a team uses them, and what each wrong input says."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -230,3 +231,85 @@ def test_import_and_export(desk):
     (desk / "allowed").write_text("vera\n")
     complaint(ucaudit("trust", "import", "--from", "allowed", "--file", "new.toml", cwd=desk), 3, "line 1")
     complaint(ucaudit("trust", "export", "--namespace", 'a"b', cwd=desk), 2, "not a namespace")
+
+
+def test_the_validators_journey_of_the_readme(desk):
+    """Word for word, on the fixture bundle and the policy that the first journey writes."""
+    (desk / "keys" / "vera.pem").unlink()
+    (desk / "keys" / "vera.pub").unlink()
+    (desk / "policy.toml").unlink()
+    readme = (FIXTURES.parent / "README.md").read_text(encoding="utf-8")
+    (init,) = [line for line in readme.splitlines() if line.startswith("ucaudit policy init")]
+    block = readme[readme.index("**Validator**") :].split("```bash\n")[1].split("```")[0]
+    for line in (init, *block.splitlines()):
+        ran = ucaudit(*shlex.split(line)[1:], cwd=desk, UCAUDIT_KEY_PASSWORD="secret words")
+        assert ran.code == 0, ran.err
+    assert "will not accept" not in ran.err
+    text = (desk / "policy.toml").read_text()
+    for old, new in (("n = 50 ", "n = 30 "), ("seq_len = 1024", "seq_len = 64"), ("days = 365", "days = 36500")):
+        assert old in text
+        text = text.replace(old, new)
+    (desk / "policy.toml").write_text(text)
+    ran = verify(desk, "--policy", "policy.toml")
+    assert ran.code == 0, ran.err
+
+
+def test_a_key_that_the_trust_file_will_not_accept_is_told(desk):
+    ran = countersign(desk, *TRUSTED, "--json", "--quiet")
+    assert ran.code == 0 and ran.json["objection"] == "the key is not in it"
+    assert "warning: a reader with trust.toml will not accept this bundle: the key is not in it" in ran.err
+    words = "ucaudit trust add --file trust.toml --key keys/vera.pub --principal WHO --role validator"
+    assert f"warning: whoever trusts the key runs: {words}" in ran.err
+    complaint(verify(desk), 1, "no trusted key made this signature")
+    assert ucaudit(*words.split()[1:], cwd=desk).code == 0
+    assert verify(desk).code == 0, "what the warning says is what is missing"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--role", "approver"), "not trusted in the role validator (its roles: approver)"),
+        (("--role", "validator", "--predicate", "bundle"), "not trusted for a record of type endorsement"),
+        (("--role", "validator", "--predicate", "endorsement"), "not trusted for a record of type bundle"),
+        (("--role", "validator", "--valid-until", "2026-01-01T00:00:00Z"), "expired at 2026-01-01T00:00:00Z"),
+        (("--role", "validator"), None),
+    ],
+)
+def test_a_key_that_is_listed_and_does_not_count_is_told(desk, options, words):
+    add = ("trust", "add", "--key", "keys/vera.pub", "--principal", "vera@example.com")
+    assert ucaudit(*add, *options, cwd=desk).code == 0
+    ran = countersign(desk, *TRUSTED, "--json")
+    assert ran.code == 0 and verify(desk).code == (0 if words is None else 1)
+    if words is None:
+        assert ran.json["objection"] is None and "will not accept" not in ran.err
+        return
+    assert words in ran.json["objection"] and f"will not accept this bundle: {ran.json['objection']}" in ran.err
+    assert "correct the key's entry in trust.toml" in ran.err
+
+
+def test_hints_of_what_cannot_be_endorsed(desk):
+    assert countersign(desk).code == 0
+    assert "another role or meaning is another endorsement" in countersign(desk).err
+    nameless = ("--key", "keys/vera.pem", "--name", "", "--role", "validator", "--meaning", "review")
+    ran = ucaudit("countersign", "bundle", *nameless, cwd=desk)
+    complaint(ran, 3, "the printed name is empty")
+    assert "a role has" not in ran.err
+    ran = ucaudit("keygen", "--out", "trust.toml", "--no-password", cwd=desk)
+    complaint(ran, 4, "is a file, not a directory")
+    assert "choose another directory" in ran.err
+
+
+def test_principals_are_printed_without_what_does_not_print(desk):
+    text = (desk / "trust.toml").read_text()
+    for bad in (r"evil\u001b[2J\nmallory", r"turned\u202eround"):
+        (desk / "trust.toml").write_text(text.replace("signer@tests.invalid", bad))
+        ran = ucaudit("trust", "list", cwd=desk)
+        assert ran.code == 0 and len(ran.out.splitlines()) == 3
+        ran_too = ucaudit("trust", "export", cwd=desk)
+        assert ran_too.code == 0 and "left out" in ran_too.err
+        for written in (ran.out, ran.err, ran_too.out, ran_too.err):
+            assert all(line.isprintable() for line in written.splitlines()), written
+    for bad in ("evil\x1b[2J", "two\nlines", "turned\u202eround"):
+        add = ("trust", "add", "--key", "keys/vera.pub", "--principal", bad, "--file", "new.toml")
+        complaint(ucaudit(*add, cwd=desk), 2, "--principal", "do not print")
+    assert not (desk / "new.toml").exists()

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--out", "target", type=click.Path(path_type=Path), required=True, help="The .zip to write.")
+@click.argument("bundle", type=PATH)
+@click.option("--out", "target", type=PATH, required=True, help="The .zip to write.")
 @output_options
 def archive(bundle: Path, target: Path, out: Output) -> int:
     """Write a BUNDLE's files as one .zip, to send it or to keep it.

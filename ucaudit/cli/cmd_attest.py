@@ -18,6 +18,7 @@ from ucaudit.cli.common import (
     prepare_compute,
     table,
 )
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, RefusedError
 
 if TYPE_CHECKING:
@@ -33,27 +34,25 @@ _EXITS = {
 
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), required=True, help="The uncompressed model.")
-@click.option("--policy", "policy_file", type=click.Path(path_type=Path), required=True, help="What to judge.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="Evaluation text (default: the policy's).")
+@click.argument("pack", type=PATH)
+@click.option("--reference", type=PATH, required=True, help="The uncompressed model.")
+@click.option("--policy", "policy_file", type=PATH, required=True, help="What to judge.")
+@click.option("--corpus", type=PATH, help="Evaluation text (default: the policy's).")
 @overlap_options
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), help="Enter the record in this ledger.")
+@click.option("--ledger", "ledger_dir", type=PATH, help="Enter the record in this ledger.")
 @click.option("--ledger-key", help="The ledger's key, if it is another one than --key.")
-@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="The plan made beforehand.")
-@click.option(
-    "--seed", "seed_file", type=click.Path(path_type=Path), help="What an outside party contributed to the seed."
-)
+@click.option("--plan", "plan_file", type=PATH, help="The plan made beforehand.")
+@click.option("--seed", "seed_file", type=PATH, help="What an outside party contributed to the seed.")
 @click.option("--profile", "profiles", multiple=True, help="Report to render: soc2, sr-11-7, fda (repeatable).")
 @click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True)
 @click.option(
     "--previous",
     "earlier",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="An earlier bundle that the reports compare with (repeatable).",
 )
-@click.option("--out", "bundle", type=click.Path(path_type=Path), required=True, help="Bundle directory to make.")
+@click.option("--out", "bundle", type=PATH, required=True, help="Bundle directory to make.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate time and memory, and stop.")
 @key_options
 @compute_options

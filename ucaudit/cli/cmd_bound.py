@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ucaudit.cli.common import Output, output_options, table
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, VerificationError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _COMPARED = {
 
 
 @click.command()
-@click.argument("evidence", type=click.Path(path_type=Path))
+@click.argument("evidence", type=PATH)
 @click.option("--margin", type=float, help="Judge whether the ratio is at most this.")
 @click.option(
     "--confidence",
@@ -73,10 +74,11 @@ def bound(
     --margin if given, else on --published, else on the record's claims.
     """
     from ucaudit.evidence.archive import bundle_directory
-    from ucaudit.evidence.bound import Published, rederive
+    from ucaudit.evidence.bound import Published, rederive, require_measured
 
     vendor = None if published is None else Published(published, published_n, published_seq_len, same_text)
     with bundle_directory(evidence) as directory:
+        require_measured(directory)
         if (floor := _floor_in(directory)) is not None:
             if margin is not None or published is not None or by is not None or confidence is not None:
                 raise click.UsageError("this is a floor: its protocol fixes margin, confidence and comparison")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ucaudit.cli.common import Output, key_options, key_password, output_options
+from ucaudit.cli.common import Output, key_options, key_password, output_options, printable
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @key_options
 @click.option("--name", "printed_name", required=True, help="Your name, as it shall be printed.")
 @click.option("--role", required=True, help="Role in which you sign, as the trust file spells it: validator, …")
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     required=True,
     help="What your signature stands for.",
 )
-@click.option(
-    "--trust", "trust_file", type=click.Path(path_type=Path), help="First verify against this trust file."
-)
+@click.option("--trust", "trust_file", type=PATH, help="First verify against this trust file.")
 @output_options
 def countersign(
     bundle: Path,
@@ -55,6 +54,9 @@ def countersign(
     made = endorse(bundle, signer, printed_name=printed_name, role=role, meaning=meaning, trust=trust)
     if trust is None:
         out.warn("nobody's signature was checked: --trust TRUST.toml does that before you sign")
+    if made.objection is not None:
+        out.warn(printable(f"a reader with {trust_file} will not accept this bundle: {made.objection}"))
+        out.warn(printable(_remedy(made.objection, str(trust_file), key, role)))
     if made.own_record:
         out.warn("this key made the record as well: a policy with distinct_signers will not count it")
     if made.determination != "pass":
@@ -71,6 +73,20 @@ def countersign(
         "meaning": meaning,
         "keyId": signer.public_key.key_id,
         "signaturesChecked": trust is not None,
+        "objection": made.objection,
     }
     out.result(document, made.envelope.digest)
     return EXIT_PASS
+
+
+def _remedy(objection: str, trust_file: str, key: str, role: str) -> str:
+    """What makes a trust file accept the endorsement."""
+    import shlex
+
+    from ucaudit.evidence.amend import UNLISTED
+
+    if objection != UNLISTED:
+        return f"correct the key's entry in {trust_file}, if it is yours to decide; ucaudit trust list shows it"
+    public = key.removesuffix(".pem") + ".pub" if key.endswith(".pem") else "KEY.pub"
+    words = ("ucaudit", "trust", "add", "--file", trust_file, "--key", public, "--principal", "WHO", "--role", role)
+    return f"whoever trusts the key runs: {shlex.join(words)}"

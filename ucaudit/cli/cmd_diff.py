@@ -18,6 +18,7 @@ from ucaudit.cli.common import (
     printable,
     table,
 )
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, StateDriftError
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ _STATUSES = ("same", "changed", "reshaped", "added", "removed")
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
 @click.option("--by-layer", is_flag=True, help="Sum up by layer instead of listing tensors.")
 @click.option("--all", "show_all", is_flag=True, help="List every tensor, equal ones too.")
 @arithmetic_option

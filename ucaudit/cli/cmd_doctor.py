@@ -15,6 +15,7 @@ from ucaudit.core.errors import EXIT_PASS, install_hint
 _EXTRAS = {
     "hub": ("huggingface_hub",),
     "measure": ("torch", "transformers", "safetensors", "gguf", "numpy"),
+    "fast": ("numba",),
     "parquet": ("pyarrow",),
     "report": ("jinja2", "weasyprint", "segno"),
     "timestamp": ("rfc3161_client",),

@@ -17,6 +17,7 @@ from ucaudit.cli.common import (
     prepare_compute,
     table,
 )
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("protocol", type=click.Path(path_type=Path))
-@click.option("--out", "bundle", type=click.Path(path_type=Path), required=True, help="Bundle directory to make.")
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), required=True, help="The ledger.")
+@click.argument("protocol", type=PATH)
+@click.option("--out", "bundle", type=PATH, required=True, help="Bundle directory to make.")
+@click.option("--ledger", "ledger_dir", type=PATH, required=True, help="The ledger.")
 @click.option("--ledger-key", help="The ledger's key, if it is another one than --key.")
-@click.option("--work", type=click.Path(path_type=Path), help="Keep finished stages here, for other protocols too.")
+@click.option("--work", type=PATH, help="Keep finished stages here, for other protocols too.")
 @click.option("--drop-packs", is_flag=True, help="Keep one pack at a time; a winner is encoded again.")
 @click.option("--dry-run", is_flag=True, help="Check everything, estimate time and disk, and stop.")
 @key_options

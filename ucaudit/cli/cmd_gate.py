@@ -12,6 +12,7 @@ import click
 from ucaudit.cli.common import Output, compute_options, key_password, output_options, prepare_compute
 from ucaudit.cli.gate_asked import Asked, require_options, tasks_asked
 from ucaudit.cli.gate_outputs import Outputs, sign_verdicts
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import UcauditError
 
 if TYPE_CHECKING:
@@ -20,16 +21,14 @@ if TYPE_CHECKING:
     from ucaudit.packs.memo import DigestCache
     from ucaudit.packs.reading import PackReading
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command()
-@click.argument("packs", metavar="[PACK]...", nargs=-1, type=_PATH)
-@click.option("--each", type=_PATH, metavar="DIR", help="Judge every pack in this directory.")
+@click.argument("packs", metavar="[PACK]...", nargs=-1, type=PATH)
+@click.option("--each", type=PATH, metavar="DIR", help="Judge every pack in this directory.")
 @click.option("--list", "listed", metavar="FILE", help="Judge the packs that FILE lists, one a line; - is stdin.")
 @click.option(
     "--evidence",
-    type=_PATH,
+    type=PATH,
     help="A bundle, its .zip, or a directory of bundles; {pack} stands for a pack's name  [default: PACK.evidence]",
 )
 @click.option(
@@ -40,25 +39,23 @@ _PATH = click.Path(path_type=Path)
     required=True,
     help="The gate's own policy; GLOB=FILE for some packs only. May be repeated.",
 )
-@click.option("--trust", "trust", type=_PATH, required=True, help="The gate's trust file.")
+@click.option("--trust", "trust", type=PATH, required=True, help="The gate's trust file.")
 @click.option("--full", is_flag=True, help="Also reconstruct the pack, and name each drifted tensor.")
-@click.option(
-    "--good", type=_PATH, metavar="PACK", help="With --full: a good copy, to say how far tensors drifted."
-)
+@click.option("--good", type=PATH, metavar="PACK", help="With --full: a good copy, to say how far tensors drifted.")
 @click.option(
     "--jobs", type=click.IntRange(1, 256), help="Packs judged at a time  [default: the cores; 1 if --full]"
 )
-@click.option("--cache", type=_PATH, metavar="FILE", help="Remember digests of unchanged files from run to run.")
-@click.option("--junit", type=_PATH, metavar="FILE", help="Write the checks as JUnit XML.")
+@click.option("--cache", type=PATH, metavar="FILE", help="Remember digests of unchanged files from run to run.")
+@click.option("--junit", type=PATH, metavar="FILE", help="Write the checks as JUnit XML.")
 @click.option(
     "--svr",
-    type=_PATH,
+    type=PATH,
     metavar="FILE",
     help="Write a signed verdict (in-toto SVR v0.2); of many packs: a directory.",
 )
 @click.option("--svr-key", metavar="KEY", help="The gate's own private key, for --svr: a PEM file, or env:NAME.")
 @click.option("--svr-id", metavar="URI", help="Who the verdict says has judged  [default: urn:ucaudit:gate:v1]")
-@click.option("--password-file", type=_PATH, help="File with the password of --svr-key.")
+@click.option("--password-file", type=PATH, help="File with the password of --svr-key.")
 @click.option("--github", is_flag=True, help="Annotations, step summary and outputs for a GitHub runner.")
 @compute_options
 @output_options

@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options, printable, table
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, DigestMismatchError
 
 
 @click.command("import-receipt")
-@click.argument("receipt", type=click.Path(path_type=Path))
-@click.option("--pack", required=True, type=click.Path(path_type=Path), help="The pack the receipt is about.")
+@click.argument("receipt", type=PATH)
+@click.option("--pack", required=True, type=PATH, help="The pack the receipt is about.")
 @output_options
 def import_receipt(receipt: Path, pack: Path, out: Output) -> int:
     """Recompute a vendor's audit RECEIPT from its pack.

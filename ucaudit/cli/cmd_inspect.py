@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ucaudit.cli.common import Output, arithmetic_option, output_options, printable, table
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, DigestMismatchError
 
 if TYPE_CHECKING:
@@ -20,12 +21,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path))
+@click.argument("pack", type=PATH)
 @click.option("--tensors", "list_tensors", is_flag=True, help="List every tensor.")
 @click.option("--no-hash", is_flag=True, help="Do not hash the files.")
-@click.option(
-    "--registry", type=click.Path(path_type=Path), help="For a vendor's pack: a copy of its published claims."
-)
+@click.option("--registry", type=PATH, help="For a vendor's pack: a copy of its published claims.")
 @arithmetic_option
 @output_options
 def inspect(

@@ -9,16 +9,15 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, InputError
 from ucaudit.core.files import read_limited
 
 
 @click.command()
-@click.option(
-    "--out", "directory", type=click.Path(path_type=Path), required=True, help="Directory for the key pair."
-)
+@click.option("--out", "directory", type=PATH, required=True, help="Directory for the key pair.")
 @click.option("--name", default="ucaudit", show_default=True, help="File name without ending.")
-@click.option("--password-file", type=click.Path(path_type=Path), help="Encrypt the key with this file's content.")
+@click.option("--password-file", type=PATH, help="Encrypt the key with this file's content.")
 @click.option("--no-password", is_flag=True, help="Do not encrypt the key (mode 0600 protects it alone).")
 @output_options
 def keygen(directory: Path, name: str, password_file: Path | None, no_password: bool, out: Output) -> int:

@@ -18,6 +18,7 @@ from ucaudit.cli.cmd_ledger_witness import (
     witness_options,
 )
 from ucaudit.cli.common import Output, key_options, key_password, new_file, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, NotFoundError
 
 
@@ -50,7 +51,7 @@ def init(directory: Path, origin: str, key: str, password_file: Path | None, out
 @ledger.command()
 @ledger_option
 @key_options
-@click.argument("envelope", type=click.Path(path_type=Path))
+@click.argument("envelope", type=PATH)
 @output_options
 def append(directory: Path, key: str, password_file: Path | None, envelope: Path, out: Output) -> int:
     """Enter a signed ENVELOPE's digest and outcome.
@@ -106,10 +107,10 @@ def checkpoint(directory: Path, out: Output) -> int:
 @ledger.command()
 @ledger_option
 @click.option("--index", type=click.IntRange(min=0), help="Prove the entry with this number.")
-@click.option("--envelope", type=click.Path(path_type=Path), help="Prove the entry of this envelope.")
+@click.option("--envelope", type=PATH, help="Prove the entry of this envelope.")
 @click.option("--old-size", type=click.IntRange(min=0), help="Prove that the ledger extends its first N entries.")
 @click.option("--size", type=click.IntRange(min=0), help="Against the checkpoint of this size, not the latest.")
-@click.option("--out", "target", type=click.Path(path_type=Path), help="Write the proof here.")
+@click.option("--out", "target", type=PATH, help="Write the proof here.")
 @witness_options
 @output_options
 def prove(
@@ -162,9 +163,9 @@ def prove(
 
 
 @ledger.command()
-@click.option("--ledger", "directory", type=click.Path(path_type=Path), help="The ledger's directory.")
-@click.option("--proof", type=click.Path(path_type=Path), help="Check this proof alone, without the ledger.")
-@click.option("--since", type=click.Path(path_type=Path), help="An earlier checkpoint that you kept.")
+@click.option("--ledger", "directory", type=PATH, help="The ledger's directory.")
+@click.option("--proof", type=PATH, help="Check this proof alone, without the ledger.")
+@click.option("--since", type=PATH, help="An earlier checkpoint that you kept.")
 @click.option("--vkey", help="The verifier key you trust; else the trust file's, else the ledger's own word.")
 @witness_options
 @output_options

@@ -11,6 +11,7 @@ import click
 from ucaudit.cli.cmd_ledger_witness import ledger_option, ledger_vkeys, witness_keys, witness_options
 from ucaudit.cli.cmd_report import report_kind
 from ucaudit.cli.common import Output, new_file, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 @click.option("--from", "start", help="First day or UTC time, like 2026-01-01 or 2026-01-01T09:00:00Z.")
 @click.option("--to", "end", help="Last day or UTC time, inclusive.")
 @click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
-@click.option("--out", "target", type=click.Path(path_type=Path), help="Write the list here.")
-@click.option("--report", "report", type=click.Path(path_type=Path), help="Write a report: FILE.pdf or FILE.html.")
+@click.option("--out", "target", type=PATH, help="Write the list here.")
+@click.option("--report", "report", type=PATH, help="Write a report: FILE.pdf or FILE.html.")
 @click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True)
-@click.option(
-    "--evidence", type=click.Path(path_type=Path), help="Bundles from which the report takes names and exceptions."
-)
+@click.option("--evidence", type=PATH, help="Bundles from which the report takes names and exceptions.")
 @witness_options
 @output_options
 def export(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ucaudit.cli.common import Output, key_options, key_password, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, LedgerInconsistentError, RefusedError, VerificationError
 
 if TYPE_CHECKING:
@@ -16,19 +17,15 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ledger_option = click.option(
-    "--ledger", "directory", required=True, type=click.Path(path_type=Path), help="The ledger's directory."
-)
-state_option = click.option(
-    "--state", required=True, type=click.Path(path_type=Path), help="The witness's own directory."
-)
+ledger_option = click.option("--ledger", "directory", required=True, type=PATH, help="The ledger's directory.")
+state_option = click.option("--state", required=True, type=PATH, help="The witness's own directory.")
 
 
 def witness_options(function: F) -> F:
     """Add ``--witness`` and ``--trust``; the command receives ``witnesses`` and ``trust_file``."""
-    function = click.option(
-        "--trust", "trust_file", type=click.Path(path_type=Path), help="Trust file with ledgers and witnesses."
-    )(function)
+    function = click.option("--trust", "trust_file", type=PATH, help="Trust file with ledgers and witnesses.")(
+        function
+    )
     return click.option("--witness", "witnesses", multiple=True, help="Verifier key of a witness you trust.")(
         function
     )
@@ -82,9 +79,9 @@ def witness(state: Path, name: str, key: str, password_file: Path | None, out: O
 @click.command()
 @state_option
 @click.option("--vkey", help="The ledger's verifier key; needed the first time.")
-@click.option("--out", "target", type=click.Path(path_type=Path), help="Write the cosigned checkpoint here.")
+@click.option("--out", "target", type=PATH, help="Write the cosigned checkpoint here.")
 @key_options
-@click.argument("request", type=click.Path(path_type=Path))
+@click.argument("request", type=PATH)
 @output_options
 def cosign(
     state: Path,
@@ -130,7 +127,7 @@ def cosign(
 @click.command()
 @ledger_option
 @witness_options
-@click.argument("cosigned", type=click.Path(path_type=Path))
+@click.argument("cosigned", type=PATH)
 @output_options
 def attach(
     directory: Path, witnesses: tuple[str, ...], trust_file: Path | None, cosigned: Path, out: Output
@@ -159,7 +156,7 @@ def attach(
 @click.command()
 @ledger_option
 @key_options
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @output_options
 def refresh(directory: Path, key: str, password_file: Path | None, bundle: Path, out: Output) -> int:
     """Give a closed BUNDLE proofs with witnessed times.

@@ -7,21 +7,20 @@ from typing import Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.common import Output, output_options, printable
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS
 
 
 @click.command()
-@click.argument("evidence", type=click.Path(path_type=Path))
-@click.option("--trust", "trust_file", type=click.Path(path_type=Path), required=True, help="Your trust file.")
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), help="The ledger: what is absent shows.")
-@click.option(
-    "--packs", "packs_dir", type=click.Path(path_type=Path), help="Folder of packs, to compare their files."
-)
-@click.option("--claimed", type=click.Path(path_type=Path), help="A registry of published figures, to show beside.")
+@click.argument("evidence", type=PATH)
+@click.option("--trust", "trust_file", type=PATH, required=True, help="Your trust file.")
+@click.option("--ledger", "ledger_dir", type=PATH, help="The ledger: what is absent shows.")
+@click.option("--packs", "packs_dir", type=PATH, help="Folder of packs, to compare their files.")
+@click.option("--claimed", type=PATH, help="A registry of published figures, to show beside.")
 @click.option("--claimed-corpus", metavar="SHA256", help="The text these were measured on, if you vouch for it.")
 @click.option("--title", default="Benchmarks from signed evidence", show_default=True, help="Of the page.")
-@click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Directory to write into.")
+@click.option("--out", "directory", type=PATH, required=True, help="Directory to write into.")
 @output_options
 def matrix(
     evidence: Path,
@@ -39,7 +38,7 @@ def matrix(
     Writes benchmarks.json, benchmarks.md and index.html, and replaces those of an
     earlier call. Every bundle is verified again; one that does not hold is a row
     that says so. With --ledger, so is every result and open plan that the ledger
-    holds and nobody gave.
+    holds and nobody gave. Links and hidden names are passed over, with a warning.
 
     Exits 1 if evidence did not hold, else 0: a failed claim is a row like any other.
     """
@@ -67,7 +66,12 @@ def matrix(
         claimed=figures,
         claimed_corpus=claimed_corpus,
     )
-    made = build_matrix(request, progress=out.progress)
+    passed: list[dict[str, str]] = []
+    made = build_matrix(
+        request,
+        progress=out.progress,
+        on_passed_over=lambda name, why: passed.append({"path": name, "why": why}),
+    )
     make_directory(directory)
     document = made.model_dump(mode="json", by_alias=True)
     write_bytes(directory / "benchmarks.json", strictjson.dumps(document) + b"\n")
@@ -83,13 +87,18 @@ def matrix(
     elif made.population.absent:
         out.warn(" ".join(population_sentences(made)[:1]))
     for row in refused[:10]:
-        out.warn(f"{row.bundle}: not verified: {row.notes[0] if row.notes else ''}")
+        out.warn(printable(f"{row.bundle}: not verified: {row.notes[0] if row.notes else ''}"))
+    for item in passed[:10]:
+        out.warn(printable(f"{item['path']}: passed over, and no row: {item['why']}"))
+    if len(passed) > 10:
+        out.warn(f"{len(passed) - 10} more were passed over: --json names them all")
     answer: dict[str, Any] = {
         "rows": len(made.rows),
         "byStatus": counts,
         "tables": len(made.tables),
         "population": None if made.population is None else made.population.model_dump(mode="json", by_alias=True),
         "claimedWithoutEvidence": len(made.claimed_without_evidence),
+        "passedOver": passed,
         "out": str(directory),
         "exitCode": code,
     }

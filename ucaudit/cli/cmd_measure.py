@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ucaudit.cli.common import Output, compute_options, output_options, overlap_options, prepare_compute, table
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 if TYPE_CHECKING:
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), required=True, help="The uncompressed model.")
+@click.argument("pack", type=PATH)
+@click.option("--reference", type=PATH, required=True, help="The uncompressed model.")
 @click.option(
     "--corpus",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Evaluation text: UTF-8, .jsonl or .parquet.",
 )
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 )
 @overlap_options
 @click.option("--windows", "share", metavar="A:B", help="Measure a share: the A-th up to the B-th drawn window.")
-@click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Where the values go.")
+@click.option("--out", "directory", type=PATH, required=True, help="Where the values go.")
 @compute_options
 @output_options
 def measure(

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 
 @click.command()
-@click.argument("shares", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Where the values go.")
+@click.argument("shares", nargs=-1, required=True, type=PATH)
+@click.option("--out", "directory", type=PATH, required=True, help="Where the values go.")
 @output_options
 def merge(shares: tuple[Path, ...], directory: Path, out: Output) -> int:
     """Join SHARES, the outputs of `ucaudit measure --windows A:B`, into one measurement.

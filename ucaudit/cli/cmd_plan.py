@@ -9,6 +9,7 @@ import click
 
 from ucaudit.cli.cmd_ledger_witness import ledger_vkeys, witness_keys, witness_options
 from ucaudit.cli.common import Output, key_options, key_password, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, MalformedRecordError, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
@@ -35,17 +36,15 @@ def plan() -> None:
 
 
 @plan.command("make")
-@click.argument("pack", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), required=True, help="The uncompressed model.")
-@click.option(
-    "--policy", "policy_file", type=click.Path(path_type=Path), required=True, help="What will be judged."
-)
-@click.option("--corpus", type=click.Path(path_type=Path), help="Evaluation text (default: the policy's).")
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), required=True, help="The ledger.")
+@click.argument("pack", type=PATH)
+@click.option("--reference", type=PATH, required=True, help="The uncompressed model.")
+@click.option("--policy", "policy_file", type=PATH, required=True, help="What will be judged.")
+@click.option("--corpus", type=PATH, help="Evaluation text (default: the policy's).")
+@click.option("--ledger", "ledger_dir", type=PATH, required=True, help="The ledger.")
 @click.option("--ledger-key", help="The ledger's key, if it is another one than --key.")
 @click.option("--perturbation", "perturbations", multiple=True, help="What else will be measured (repeatable).")
 @click.option("--outside-seed", is_flag=True, help="Leave the windows' seed to an outside party.")
-@click.option("--out", "path", type=click.Path(path_type=Path), required=True, help="Plan file to write.")
+@click.option("--out", "path", type=PATH, required=True, help="Plan file to write.")
 @key_options
 @output_options
 def make(
@@ -102,9 +101,9 @@ def make(
 
 
 @plan.command("abandon")
-@click.argument("plan_file", type=click.Path(path_type=Path))
+@click.argument("plan_file", type=PATH)
 @click.option("--reason", required=True, help="Why; it stays in the ledger.")
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), required=True, help="The ledger.")
+@click.option("--ledger", "ledger_dir", type=PATH, required=True, help="The ledger.")
 @click.option("--ledger-key", help="The ledger's key, if it is another one than --key.")
 @key_options
 @output_options
@@ -141,13 +140,13 @@ def abandon(
 
 
 @plan.command("contribute")
-@click.argument("plan_file", type=click.Path(path_type=Path))
+@click.argument("plan_file", type=PATH)
 @click.option("--name", help="Your printed name, for a random number that you contribute.")
-@click.option("--proof", type=click.Path(path_type=Path), help="The plan's ledger proof; checked first.")
+@click.option("--proof", type=PATH, help="The plan's ledger proof; checked first.")
 @click.option("--vkey", help="The ledger's verifier key, for --proof; else the trust file's.")
 @click.option("--from-witness", is_flag=True, help="Take the witness's cosignature of the plan instead.")
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), help="The ledger, for --from-witness.")
-@click.option("--out", "path", type=click.Path(path_type=Path), required=True, help="Contribution to write.")
+@click.option("--ledger", "ledger_dir", type=PATH, help="The ledger, for --from-witness.")
+@click.option("--out", "path", type=PATH, required=True, help="Contribution to write.")
 @witness_options
 @key_options
 @output_options
@@ -255,7 +254,7 @@ def _witness_statement(
 
 
 @plan.command("list")
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), required=True, help="The ledger.")
+@click.option("--ledger", "ledger_dir", type=PATH, required=True, help="The ledger.")
 @click.option("--all", "everything", is_flag=True, help="Closed and abandoned plans as well.")
 @output_options
 def list_plans(ledger_dir: Path, everything: bool, out: Output) -> int:

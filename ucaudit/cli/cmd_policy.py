@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, RefusedError
 
 
@@ -17,7 +18,7 @@ def policy() -> None:
 
 
 @policy.command("init")
-@click.option("--out", "path", type=click.Path(path_type=Path), default=Path("policy.toml"), show_default=True)
+@click.option("--out", "path", type=PATH, default=Path("policy.toml"), show_default=True)
 @click.option("--profile", type=click.Choice(["soc2", "sr-11-7", "fda"]), default="soc2", show_default=True)
 @output_options
 def init(path: Path, profile: str, out: Output) -> int:
@@ -35,7 +36,7 @@ def init(path: Path, profile: str, out: Output) -> int:
 
 
 @policy.command("check")
-@click.argument("paths", metavar="POLICY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="POLICY...", nargs=-1, required=True, type=PATH)
 @click.option("--strict", is_flag=True, help="Exit 1 if there is a warning.")
 @output_options
 def check(paths: tuple[Path, ...], strict: bool, out: Output) -> int:

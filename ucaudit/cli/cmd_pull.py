@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 
 @click.command()
 @click.argument("repository", metavar="REPO[@REVISION]")
-@click.option("--out", "target", required=True, type=click.Path(path_type=Path), help="The new directory.")
+@click.option("--out", "target", required=True, type=PATH, help="The new directory.")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Fetch only such paths; may be repeated.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave such paths out; may be repeated.")
 @click.option("--endpoint", help="Another hub's address; else HF_ENDPOINT, else the public hub.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ucaudit.cli.common import Output, arithmetic_option, compute_options, output_options, prepare_compute
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_FAIL, EXIT_PASS, StateDriftError
 
 if TYPE_CHECKING:
@@ -17,10 +18,8 @@ _NAMED = 20
 
 
 @click.command()
-@click.argument("pack", type=click.Path(path_type=Path))
-@click.option(
-    "--out", "target", type=click.Path(path_type=Path), help="Write a checkpoint into this new directory."
-)
+@click.argument("pack", type=PATH)
+@click.option("--out", "target", type=PATH, help="Write a checkpoint into this new directory.")
 @click.option("--expect", help="A STATE file, a state digest, or a directory that holds a STATE file.")
 @arithmetic_option
 @compute_options

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from ucaudit.cli.common import Output, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 if TYPE_CHECKING:
@@ -30,31 +31,27 @@ _PAGE_OPTIONS = ("paper", "earlier", "ledger_dir")
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option(
     "--profile", help="soc2, sr-11-7 (or mrm), fda, or a profile's file or folder (pdf, html and oscal need one)."
 )
 @click.option(
     "--out",
     "target",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="FILE.pdf, FILE.html, FILE.oscal.json, FILE.cdx.json or FILE.model-index.yaml.",
 )
 @click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True)
-@click.option(
-    "--trust", "trust_file", type=click.Path(path_type=Path), help="Name the signer from this trust file."
-)
+@click.option("--trust", "trust_file", type=PATH, help="Name the signer from this trust file.")
 @click.option(
     "--previous",
     "earlier",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="An earlier bundle to compare with, or a folder of bundles (repeatable).",
 )
-@click.option(
-    "--ledger", "ledger_dir", type=click.Path(path_type=Path), help="Print this ledger's population and history."
-)
+@click.option("--ledger", "ledger_dir", type=PATH, help="Print this ledger's population and history.")
 @output_options
 def report(
     bundle: Path,

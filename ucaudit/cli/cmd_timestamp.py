@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ucaudit.cli.common import Output, key_password, optional_key_options, output_options
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, NotFoundError
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--request", type=click.Path(path_type=Path), help="Write a query for the authority here (.tsq).")
-@click.option("--attach", type=click.Path(path_type=Path), help="Verify the authority's answer (.tsr) and add it.")
+@click.argument("bundle", type=PATH)
+@click.option("--request", type=PATH, help="Write a query for the authority here (.tsq).")
+@click.option("--attach", type=PATH, help="Verify the authority's answer (.tsr) and add it.")
 @click.option(
     "--of",
     "about",
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="For --request: record, plan, bundle (the list of all files), or an endorsement's digest.",
 )
-@click.option("--trust", "trust_file", type=click.Path(path_type=Path), help="For --attach: names the authority.")
+@click.option("--trust", "trust_file", type=PATH, help="For --attach: names the authority.")
 @optional_key_options
 @output_options
 def timestamp(

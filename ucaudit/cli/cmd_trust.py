@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ucaudit.cli.common import Output, output_options, table
+from ucaudit.cli.common import Output, output_options, printable, table
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _file = click.option(
     "--file",
     "path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("trust.toml"),
     show_default=True,
     help="Trust file.",
@@ -36,7 +37,7 @@ def trust() -> None:
 
 @trust.command("add")
 @_file
-@click.option("--key", "key_path", type=click.Path(path_type=Path), help="Public key (.pub) to trust.")
+@click.option("--key", "key_path", type=PATH, help="Public key (.pub) to trust.")
 @click.option("--principal", help="Whose key it is, for example an e-mail address.")
 @click.option("--role", "roles", multiple=True, help="Role of the key: developer, validator, … (repeatable).")
 @click.option(
@@ -47,12 +48,12 @@ def trust() -> None:
 )
 @_window[0]
 @_window[1]
-@click.option("--ledger", "ledger_dir", type=click.Path(path_type=Path), help="Trust this ledger's checkpoint key.")
+@click.option("--ledger", "ledger_dir", type=PATH, help="Trust this ledger's checkpoint key.")
 @click.option("--vkey", "vkeys", multiple=True, help="Trust a ledger or witness by its verifier key (repeatable).")
 @click.option(
     "--authority",
     "authority",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Trust a time-stamp authority: PEM of its own certificate, then of its issuers.",
 )
 @click.option("--name", help="What to call the --authority (default: its certificate's subject).")
@@ -82,6 +83,9 @@ def add(
         raise click.UsageError("nothing to add: give --key with --principal, --ledger, --vkey or --authority")
     if key_path is not None and not principal:
         raise click.UsageError("--key needs --principal")
+    for option, value in (("--principal", principal), ("--name", name)):
+        if value is not None and not value.isprintable():
+            raise click.BadParameter("holds characters that do not print", param_hint=option)
     if key_path is None and (roles or predicates or principal):
         raise click.UsageError("--principal, --role and --predicate belong to a --key")
     # Everything is read before anything is written, so that one wrong option adds nothing.
@@ -126,7 +130,7 @@ def add(
         library.add_authority(path, entry, valid_from=valid_from, valid_until=valid_until)
         added["authority"] = entry.name
         what.append(f"time-stamp authority {entry.name}")
-    out.result(added, f"{path}: trusted {' and '.join(what)}")
+    out.result(added, printable(f"{path}: trusted {' and '.join(what)}"))
     return EXIT_PASS
 
 
@@ -175,15 +179,13 @@ def revoke_entry(
     library.revoke(path, kind, index, at=at, reason=reason.strip())
     label = content.keys[index].key.key_id if kind == "key" else name
     document = {"file": str(path), "kind": kind, "name": label, "revokedAt": at, "reason": reason.strip()}
-    out.result(document, f"{path}: {kind} {label} revoked at {at}: {reason.strip()}")
+    out.result(document, printable(f"{path}: {kind} {label} revoked at {at}: {reason.strip()}"))
     return EXIT_PASS
 
 
 @trust.command("import")
 @_file
-@click.option(
-    "--from", "source", type=click.Path(path_type=Path), required=True, help="OpenSSH allowed_signers file."
-)
+@click.option("--from", "source", type=PATH, required=True, help="OpenSSH allowed_signers file.")
 @click.option("--role", "roles", multiple=True, help="Role to give every key (repeatable); the format has none.")
 @click.option("--predicate", "predicates", multiple=True, help="Trust them for these types of record only.")
 @output_options
@@ -204,16 +206,16 @@ def import_keys(path: Path, source: Path, roles: tuple[str, ...], predicates: tu
     )
     added, known = library.add_keys(path, keys)
     for item in skipped:
-        out.warn(f"{source}: {item.what} skipped: {item.reason}")
+        out.warn(printable(f"{source}: {item.what} skipped: {item.reason}"))
     for entry in known:
-        out.status(f"{entry.principal}: key {entry.key.key_id[:16]}… is in {path} already")
+        out.status(printable(f"{entry.principal}: key {entry.key.key_id[:16]}… is in {path} already"))
     document = {
         "file": str(path),
         "added": [{"principal": entry.principal, "keyId": entry.key.key_id} for entry in added],
         "known": [entry.key.key_id for entry in known],
         "skipped": [{"what": item.what, "reason": item.reason} for item in skipped],
     }
-    lines = [f"{entry.principal}: key {entry.key.key_id}" for entry in added]
+    lines = [printable(f"{entry.principal}: key {entry.key.key_id}") for entry in added]
     lines.append(f"{path}: {len(added)} added, {len(known)} there already, {len(skipped)} skipped")
     out.result(document, "\n".join(lines))
     return EXIT_PASS
@@ -221,7 +223,7 @@ def import_keys(path: Path, source: Path, roles: tuple[str, ...], predicates: tu
 
 @trust.command("export")
 @_file
-@click.option("--out", "target", type=click.Path(path_type=Path), help="Write the allowed_signers file here.")
+@click.option("--out", "target", type=PATH, help="Write the allowed_signers file here.")
 @click.option("--namespace", "namespaces", multiple=True, help="Allow this one too, like git or file (repeatable).")
 @output_options
 def export_keys(path: Path, target: Path | None, namespaces: tuple[str, ...], out: Output) -> int:
@@ -241,7 +243,7 @@ def export_keys(path: Path, target: Path | None, namespaces: tuple[str, ...], ou
             raise click.BadParameter(f"not a namespace: {namespace!r}", param_hint="--namespace")
     text, skipped = write_allowed_signers(load_trust(path).keys, namespaces=namespaces)
     for item in skipped:
-        out.warn(f"{item.what} left out: {item.reason}")
+        out.warn(printable(f"{item.what} left out: {item.reason}"))
     document = {
         "path": str(target) if target else None,
         "allowedSigners": text,
@@ -261,7 +263,7 @@ def list_keys(path: Path, out: Output) -> int:
     from ucaudit.evidence.trust import load_trust
 
     content = load_trust(path)
-    rows = _rows(content)
+    rows = [tuple(map(printable, row)) for row in _rows(content)]
     text = table(rows, header=("who", "role", "key id", "state")) if rows else "no keys"
     out.result(_document(content), text)
     return EXIT_PASS

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, printable
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_INCONCLUSIVE
 
 if TYPE_CHECKING:
@@ -30,15 +31,11 @@ _LOUD = {
 
 
 @click.command()
-@click.argument("evidence", type=click.Path(path_type=Path))
-@click.option("--trust", "trust_file", type=click.Path(path_type=Path), required=True, help="Your trust file.")
-@click.option(
-    "--bundle", "bundle_path", type=click.Path(path_type=Path), help="For a report: the bundle it is from."
-)
-@click.option("--pack", "pack_path", type=click.Path(path_type=Path), help="Compare this pack's files as well.")
-@click.option(
-    "--policy", "policy_file", type=click.Path(path_type=Path), help="Judge by this policy; exit 1 if not met."
-)
+@click.argument("evidence", type=PATH)
+@click.option("--trust", "trust_file", type=PATH, required=True, help="Your trust file.")
+@click.option("--bundle", "bundle_path", type=PATH, help="For a report: the bundle it is from.")
+@click.option("--pack", "pack_path", type=PATH, help="Compare this pack's files as well.")
+@click.option("--policy", "policy_file", type=PATH, help="Judge by this policy; exit 1 if not met.")
 @click.option("--full", is_flag=True, help="Also reconstruct the pack and compare every tensor.")
 @click.option(
     "--spot-check",
@@ -47,8 +44,8 @@ _LOUD = {
     metavar="K",
     help="Decode K tensors and measure K windows again; needs --pack, --reference and --corpus.",
 )
-@click.option("--reference", type=click.Path(path_type=Path), help="For --spot-check: the uncompressed model.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="For --spot-check: the evaluation text.")
+@click.option("--reference", type=PATH, help="For --spot-check: the uncompressed model.")
+@click.option("--corpus", type=PATH, help="For --spot-check: the evaluation text.")
 @click.option("--nonce", metavar="HEX", help="For --spot-check: draw as this nonce says  [default: a new one]")
 @compute_options
 @output_options
@@ -201,7 +198,7 @@ def _repeat(looked: Spots) -> str:
 
 def _bundle_of(evidence: Path) -> Path | None:
     """A bundle may be named by its directory, its .zip or the record in it; None if this is none of them."""
-    from ucaudit.core.errors import InputError
+    from ucaudit.core.errors import InputError, unreadable
     from ucaudit.evidence.archive import is_archive
     from ucaudit.evidence.bundle import bundle_around
 
@@ -209,8 +206,11 @@ def _bundle_of(evidence: Path) -> Path | None:
         raise InputError(
             "a report alone proves nothing about its wording", subject=str(evidence), hint="give --bundle BUNDLE"
         )
-    alone = evidence.is_file() and not is_archive(evidence)
-    return bundle_around(evidence) or (None if alone else evidence)
+    try:
+        alone = evidence.is_file() and not is_archive(evidence)
+        return bundle_around(evidence) or (None if alone else evidence)
+    except OSError as error:
+        raise unreadable(str(evidence), error) from error
 
 
 def _without_bundle(evidence: Path, trust: Trust) -> Verification:

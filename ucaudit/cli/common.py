@@ -3,7 +3,7 @@
 A command looks like this::
 
     @click.command()
-    @click.argument("pack", type=click.Path(path_type=Path))
+    @click.argument("pack", type=PATH)
     @compute_options
     @output_options
     def reconstruct(pack: Path, device: str, threads: int | None, out: Output) -> int:
@@ -12,7 +12,7 @@ A command looks like this::
         out.result({"stateDigest": digest}, digest)   # stdout: the object with --json, else the text
         return EXIT_PASS                              # the exit code; errors are raised, never caught here
 
-``click.Path`` is used without ``exists=True``: a missing file is the library's error, with its own exit code.
+A missing file, or one that may not be read, is the library's error, with its own exit code.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError, InputError, UcauditError, missing_extra
 from ucaudit.core.files import read_limited
 from ucaudit.core.progress import SILENT, Progress
@@ -178,7 +179,7 @@ def overlap_options(function: F) -> F:
     )(function)
     return click.option(
         "--calibration",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="The pack's calibration text: search the windows for passages of it.",
     )(function)
 
@@ -187,7 +188,7 @@ def key_options(function: F) -> F:
     """Add ``--key`` and ``--password-file``; the command receives ``key: str, password_file: Path | None``."""
     function = click.option(
         "--password-file",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="File with the key's password; else UCAUDIT_KEY_PASSWORD, else a prompt.",
     )(function)
     return click.option("--key", required=True, help="Private key: a PEM or OpenSSH file, or env:NAME.")(function)
@@ -197,7 +198,7 @@ def optional_key_options(function: F) -> F:
     """As :func:`key_options`, for commands that can do without a key: ``key: str | None``."""
     function = click.option(
         "--password-file",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="File with the key's password; else UCAUDIT_KEY_PASSWORD, else a prompt.",
     )(function)
     return click.option("--key", help="Private key: a PEM or OpenSSH file, or env:NAME.")(function)

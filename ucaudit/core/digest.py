@@ -28,6 +28,7 @@ PACK_MANIFEST_NAME: Final = "pack.SHA256SUMS"
 STATE_MANIFEST_NAME: Final = "STATE"
 CHUNK_BYTES: Final = 1 << 20
 MAX_NAME_BYTES: Final = 4096
+_RENAME: Final = "rename it: letters, digits, dots and hyphens read the same everywhere"
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _DTYPE: Final = re.compile(r"[A-Z][A-Z0-9_]{1,15}")
 _AMBIGUOUS: Final = re.compile("[\x00-\x1f\x7f-\x9f\\\\\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -82,13 +83,15 @@ def check_name(name: str, *, subject: str) -> str:
     try:
         encoded = name.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UnsafePathError("a name that is not valid unicode", subject=subject) from error
+        what = f"a name that is not valid unicode: {name[:80]!a}"
+        raise UnsafePathError(what, subject=subject, hint=_RENAME) from error
     if not encoded or len(encoded) > MAX_NAME_BYTES:
-        raise UnsafePathError(f"a name of {len(encoded)} bytes", subject=subject)
+        raise UnsafePathError(f"a name of {len(encoded)} bytes", subject=subject, hint=_RENAME)
     found = _AMBIGUOUS.search(name)
     if found is not None:
         code = ord(found.group())
-        raise UnsafePathError(f"a name with the character U+{code:04X}: {name[:80]!r}", subject=subject)
+        what = f"a name with the character U+{code:04X}: {name[:80]!r}"
+        raise UnsafePathError(what, subject=subject, hint=_RENAME)
     return name
 
 

@@ -257,6 +257,12 @@ class OutputError(UnavailableError):
     default_hint = "choose another output path"
 
 
+def unreadable(subject: str, error: OSError, *, what: str = "cannot be read") -> InputError:
+    """The error for a file or directory that this user may not look at."""
+    hint = "give yourself permission to read it, or a copy that you may read"
+    return InputError(f"{what}: {error.strerror}", subject=subject, hint=hint)
+
+
 def missing_extra(extra: str, module: str) -> MissingExtraError:
     """The error for an absent optional dependency, with the line that installs it."""
     return MissingExtraError(

@@ -7,12 +7,19 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, OutputError, RefusedError
+from ucaudit.core.errors import (
+    InputError,
+    MalformedRecordError,
+    NotFoundError,
+    OutputError,
+    RefusedError,
+    unreadable,
+)
 
 _TEMP_PREFIX = ".ucaudit-tmp-"
 _RENAME_EXCHANGE = 2
@@ -87,6 +94,9 @@ def make_directory(path: Path) -> Path:
     """Create ``path`` and its parents; an existing directory is fine. Raises OutputError."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        hint = "choose another directory, or move the file away"
+        raise OutputError("cannot write: it is a file, not a directory", subject=str(path), hint=hint) from error
     except OSError as error:
         raise output_error(Path(path), error) from error
     return Path(path)
@@ -127,21 +137,38 @@ def exchange_directories(one: Path, other: Path) -> None:
 
 
 @contextmanager
-def locked_directory(path: Path) -> Iterator[None]:
+def locked_directory(
+    path: Path, *, make: bool = False, waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Hold the one lock of a directory, so that two programs that replace it do so one after the other.
 
     Whoever waited finds the directory replaced, and locks the new one instead.
 
+    Args:
+        path: the directory.
+        make: create it where it is missing, also if it went away while this waited.
+        waiting: called before every wait for another program.
+
     Raises:
         NotFoundError: there is no such directory.
+        OutputError: it cannot be created.
     """
     while True:
+        if make:
+            make_directory(path)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            if make and error.errno == errno.ENOENT:
+                continue  # whoever had it took it away in between
             raise NotFoundError("no such directory", subject=str(path)) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waiting is not None:
+                    waiting()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             try:
                 same = os.path.samestat(os.fstat(descriptor), path.stat())
             except FileNotFoundError:
@@ -244,6 +271,14 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMP_PREFIX)
 
 
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory of this name; InputError if a directory above it may not be looked into."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise unreadable(str(path), error) from error
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open an existing regular file for reading, unbuffered; never a FIFO, device or directory.
 
@@ -256,8 +291,7 @@ def open_regular(path: Path) -> BinaryIO:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError("no such file", subject=str(path), hint="check the path") from error
     except OSError as error:
-        hint = "give yourself permission to read it, or a copy that you may read"
-        raise InputError(f"cannot read: {error.strerror}", subject=str(path), hint=hint) from error
+        raise unreadable(str(path), error) from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

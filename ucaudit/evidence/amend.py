@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ucaudit.core.errors import DigestMismatchError, OutputError, RefusedError, VerificationError
 from ucaudit.core.files import exchange_directories, locked_directory, write_bytes
-from ucaudit.core.records import BundleClosing, Determination, Floor
+from ucaudit.core.records import BundleClosing, Determination, Floor, now, parse_time
+from ucaudit.evidence.authentic import roles_text
 from ucaudit.evidence.bundle import (
     CHAIN,
     CLOSING,
@@ -43,6 +45,9 @@ from ucaudit.evidence.times import TrustedTime
 from ucaudit.evidence.trust import Trust, trusted_authorities
 from ucaudit.evidence.verify import verify_bundle
 
+UNLISTED: Final = "the key is not in it"
+"""Of a trust file: the one objection that adding the key answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Countersigned:
@@ -53,6 +58,8 @@ class Countersigned:
     """Whether the same key made the record itself."""
     determination: Determination
     """What the endorsed record says."""
+    objection: str | None = None
+    """Why the trust file that was given will not accept the bundle as it is now, if it will not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +103,15 @@ def countersign(
         )
         new = endorsement_of(statement, CHAIN)
         if len(bundle.endorsements) >= MAX_ENDORSEMENTS:
-            raise RefusedError(f"holds {MAX_ENDORSEMENTS} endorsements already", subject=str(path))
+            full = f"holds {MAX_ENDORSEMENTS} endorsements already"
+            raise RefusedError(full, subject=str(path), hint="no more fit into a bundle")
         for envelope, old in bundle.endorsements:
             said = endorsement_of(old, envelope.subject)
             if (said.role, said.meaning) == (new.role, new.meaning) and envelope.signers([signer.public_key]):
                 raise RefusedError(
                     f"this key has endorsed the record already, in the role {new.role} and meaning {new.meaning}",
                     subject=envelope.subject,
+                    hint="it stands already; another role or meaning is another endorsement",
                 )
         made = sign(statement.to_bytes(), signer, subject="endorsement")
         chain = bundle.read(CHAIN) if bundle.has(CHAIN) else bundle.attestation.raw
@@ -111,7 +120,20 @@ def countersign(
         own = bool(bundle.attestation.signers([signer.public_key]))
         record = read_statement(bundle.attestation).predicate
         determination = record.determination if isinstance(record, Floor) else bundle.record.determination
-    return Countersigned(made, own, determination)
+    return Countersigned(made, own, determination, None if trust is None else _objection(signer, role, trust))
+
+
+def _objection(signer: Signer, role: str, trust: Trust) -> str | None:
+    """Why a key does not count for an endorsement in a role, and for the closing statement that goes with it."""
+    key = signer.public_key
+    if key.key_id not in {known.key_id for known in trust.public_keys}:
+        return UNLISTED
+    entry = trust.entry(key)
+    moment = parse_time(now())
+    objection = entry.objection("endorsement", moment) or entry.objection("bundle", moment)
+    if objection is None and role not in entry.roles:
+        objection = f"the key is not trusted in the role {role} (its roles: {roles_text(entry)})"
+    return objection
 
 
 def attach_stamp(path: Path, response: bytes, trust: Trust, signer: Signer | None, *, subject: str) -> Stamped:
@@ -150,7 +172,8 @@ def attach_stamp(path: Path, response: bytes, trust: Trust, signer: Signer | Non
                 hint=f"the attestation has {bundle.attestation.digest[:16]}…",
             )
         if any(bundle.read(name) == response for name in bundle.stamps):
-            raise RefusedError("this time stamp is in the bundle already", subject=str(path))
+            there = "this time stamp is in the bundle already"
+            raise RefusedError(there, subject=str(path), hint="nothing is left to do")
         if signer is None:
             raise RefusedError("a new file needs a new closing statement", subject=str(path), hint="give --key")
         wanted = (STAMP, *(f"timestamp-{number}.tsr" for number in range(2, 100)))

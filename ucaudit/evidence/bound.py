@@ -10,7 +10,7 @@ from typing import Final
 
 from ucaudit.core import strictjson
 from ucaudit.core.digest import sha256_file
-from ucaudit.core.errors import InputError, MalformedRecordError
+from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError
 from ucaudit.core.files import read_limited
 from ucaudit.core.records import Attestation, Claim, Determination, Measurement, Results
 from ucaudit.core.stats import (
@@ -23,7 +23,7 @@ from ucaudit.core.stats import (
 )
 from ucaudit.core.tokenvalues import TokenValues, load
 from ucaudit.evidence.breakdown import Breakdown, break_down
-from ucaudit.evidence.bundle import ATTESTATION, open_bundle
+from ucaudit.evidence.bundle import ATTESTATION, VALUE_FILES, open_bundle
 from ucaudit.evidence.claims import (
     BOOTSTRAP_SEED,
     compute_results,
@@ -120,6 +120,7 @@ def rederive(
     """
     if margin is not None and not (margin > 0.0 and math.isfinite(margin)):
         raise InputError(f"a margin is a ratio above 0, found {margin!r}")
+    require_measured(path)
     if not (path / ATTESTATION).exists():
         context = _from_summary(path / SUMMARY_FILE)
         values = load(path)
@@ -205,6 +206,19 @@ def _compare(
         confidence=results.ratio.confidence,
         mismatch=mismatch,
     )
+
+
+def require_measured(path: Path) -> None:
+    """Refuse a directory that holds neither a bundle nor a measurement. Raises NotFoundError, InputError."""
+    hint = "give a bundle, its directory or .zip, or the directory that ucaudit measure wrote"
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError("no such directory", subject=str(path), hint=hint) from error
+    except OSError as error:
+        raise InputError(f"cannot be listed: {error.strerror}", subject=str(path), hint=hint) from error
+    if names.isdisjoint({ATTESTATION, SUMMARY_FILE, *VALUE_FILES}):
+        raise NotFoundError("neither a bundle nor a measurement", subject=str(path), hint=hint)
 
 
 def _from_summary(path: Path) -> _Context:

@@ -20,14 +20,14 @@ from ucaudit import __version__
 from ucaudit.core.digest import FileManifest, StateManifest, check_name, sha256_file
 from ucaudit.core.errors import (
     DigestMismatchError,
-    InputError,
     MalformedRecordError,
     NotFoundError,
     OutputError,
     RefusedError,
     UnsafePathError,
+    unreadable,
 )
-from ucaudit.core.files import is_temporary, make_directory, read_limited, require_unused, write_bytes
+from ucaudit.core.files import is_directory, is_temporary, make_directory, read_limited, require_unused, write_bytes
 from ucaudit.core.records import (
     Attestation,
     BundleClosing,
@@ -238,19 +238,23 @@ def open_bundle(path: Path) -> OpenBundle:
         MalformedRecordError: the attestation is not an envelope, or the directory holds files no bundle has, or
             too many, or one too large.
         UnsafePathError: a link or a directory inside it, or a name with control characters.
+        InputError: it cannot be listed.
     """
-    if not path.is_dir():
+    if not is_directory(path):
         hint = "this takes the bundle's directory; unpack a .zip first" if path.is_file() else _GIVE
         raise NotFoundError("no such bundle directory", subject=str(path), hint=hint)
     names = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if not entry.is_file(follow_symlinks=False):
-                raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
-            names.append(entry.name)
-            if len(names) > MAX_FILES:
-                raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
-            check_member(entry.name, entry.stat(follow_symlinks=False).st_size, subject=str(path))
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not entry.is_file(follow_symlinks=False):
+                    raise UnsafePathError("a bundle holds plain files only", subject=str(path / entry.name))
+                names.append(entry.name)
+                if len(names) > MAX_FILES:
+                    raise MalformedRecordError(f"more than {MAX_FILES} files", subject=str(path))
+                check_member(entry.name, entry.stat(follow_symlinks=False).st_size, subject=str(path))
+    except OSError as error:
+        raise unreadable(str(path), error, what="cannot be listed") from error
     if ATTESTATION not in names:
         raise NotFoundError(f"no {ATTESTATION} in it", subject=str(path), hint="give the directory of a bundle")
     envelope = Envelope.parse(read_limited(path / ATTESTATION, MAX_ENVELOPE_BYTES), subject=ATTESTATION)
@@ -287,7 +291,7 @@ def holds_bundle(directory: Path) -> bool:
     try:
         return any((directory / name).exists() for name in RECORD_FORMS)
     except OSError as error:
-        raise InputError(f"cannot be listed: {error.strerror}", subject=str(directory)) from error
+        raise unreadable(str(directory), error, what="cannot be listed") from error
 
 
 def bundle_around(file: Path) -> Path | None:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from ucaudit import __version__
 from ucaudit.core.errors import DigestMismatchError, InputError, MalformedRecordError, VerificationError
 from ucaudit.core.records import Endorsement, Statement, Subject, Tool, make_statement, now, parse_time
+from ucaudit.core.records.problems import first_problem
 from ucaudit.evidence.authentic import find_signers, judge_keys
 from ucaudit.evidence.bundle import ATTESTATION, OpenBundle
 from ucaudit.evidence.checks import Endorsed, Verification
@@ -121,6 +122,8 @@ def make_endorsement(digest: str, *, printed_name: str, role: str, meaning: Mean
     """
     tool = Tool(name="ucaudit", version=__version__)
     name = " ".join(printed_name.split())
+    if not name:
+        raise InputError("the printed name is empty", subject="name", hint="give the name as a person writes it")
     if not name.isprintable():
         raise InputError("the printed name holds control characters", subject=printed_name[:80])
     try:
@@ -134,11 +137,7 @@ def make_endorsement(digest: str, *, printed_name: str, role: str, meaning: Mean
         )
     except ValidationError as error:
         member = {"printed_name": "name", "printedName": "name"}
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = str(first["loc"][0]) if first["loc"] else "endorsement"
-        raise InputError(
-            first["msg"].lower(),
-            subject=member.get(place, place),
-            hint="a role has small letters, digits, dots and hyphens, like validator",
-        ) from error
+        place, _, problem = first_problem(error).partition(": ")
+        hint = "a role has small letters, digits, dots and hyphens, like validator" if place == "role" else None
+        raise InputError(problem, subject=member.get(place, place), hint=hint) from error
     return make_statement(predicate, [Subject(ATTESTATION, digest)])

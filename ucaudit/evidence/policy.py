@@ -16,6 +16,7 @@ from ucaudit.core.files import read_limited
 from ucaudit.core.records.attestation import Context, PolicyExceptionRecord
 from ucaudit.core.records.base import Name, Record, Sha256, Slug
 from ucaudit.core.records.others import PlannedClaim
+from ucaudit.core.records.problems import first_problem
 from ucaudit.core.spans import SPAN_PATTERN
 from ucaudit.evidence.suggest import refuse_unknown
 
@@ -84,6 +85,10 @@ class PolicyException(_Table):
     owner: Name
     rationale: Name
     expires: Name
+
+    def record(self) -> PolicyExceptionRecord:
+        """The exception as the record holds it. Raises ValidationError."""
+        return PolicyExceptionRecord(**self.model_dump())
 
 
 class Threshold(_Table):
@@ -168,7 +173,7 @@ class Policy(_Table):
 
     def exception_records(self) -> tuple[PolicyExceptionRecord, ...]:
         """The exceptions as the record holds them."""
-        return tuple(PolicyExceptionRecord(**item.model_dump()) for item in self.gate.exceptions)
+        return tuple(item.record() for item in self.gate.exceptions)
 
 
 class LoadedPolicy:
@@ -201,13 +206,14 @@ def load_policy(path: Path) -> LoadedPolicy:
     try:
         # By way of JSON, where strictness admits a list for a tuple, and still no "50" or true for a number.
         policy = Policy.model_validate_json(json.dumps(document, default=_moment))
-        policy.exception_records()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise MalformedPolicyError(
-            f"{place}: {first['msg'].lower()}", subject=str(path), hint=_TEMPLATE_HINT
-        ) from error
+        raise MalformedPolicyError(first_problem(error), subject=str(path), hint=_TEMPLATE_HINT) from error
+    for number, exception in enumerate(policy.gate.exceptions):
+        try:
+            exception.record()
+        except ValidationError as error:
+            problem = first_problem(error, within=f"gate.exceptions[{number}]")
+            raise MalformedPolicyError(problem, subject=str(path), hint=_TEMPLATE_HINT) from error
     return LoadedPolicy(policy, path, sha256_hex(data))
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ucaudit.core.errors import MalformedRecordError
 from ucaudit.core.files import read_limited
 from ucaudit.core.records.benchmarks import SCHEMA_URI, ClaimedFigure
+from ucaudit.core.records.problems import first_problem
 
 _MAX_REGISTRY: Final = 16 << 20
 _MAX_RECORDS: Final = 10_000
@@ -105,9 +106,7 @@ def _figure(figure: dict[str, Any], place: str) -> ClaimedFigure:
     try:
         return ClaimedFigure.model_validate_json(json.dumps(figure))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MalformedRecordError(f"{where}: {first['msg'].lower()}", subject=place, hint=_HINT) from error
+        raise MalformedRecordError(first_problem(error), subject=place, hint=_HINT) from error
 
 
 def _written(value: object, place: str) -> str:

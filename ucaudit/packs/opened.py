@@ -26,6 +26,7 @@ from ucaudit.core.errors import (
     NotFoundError,
     UnsafeFileError,
     UnsafePathError,
+    unreadable,
 )
 from ucaudit.packs.memo import DigestMemo, Kind
 from ucaudit.packs.sniff import has_pickle_suffix, pickle_reason
@@ -102,13 +103,15 @@ class OpenedPack:
         Raises:
             NotFoundError: the pack has no such file.
             UnsafePathError: a part of the path has become a link.
-            InputError: the file was replaced or changed since the pack was opened.
+            InputError: it may not be read, or was replaced or changed since the pack was opened.
         """
         file = self._file(path)
         try:
             descriptor = _open_below(*_location(self.root, file))
         except FileNotFoundError as error:
             raise InputError("removed while it was being read", subject=f"{self.name}/{path}") from error
+        except PermissionError as error:
+            raise unreadable(f"{self.name}/{path}", error) from error
         except OSError as error:
             raise UnsafePathError(
                 f"cannot be opened without following links: {error.strerror}", subject=f"{self.name}/{path}"
@@ -360,6 +363,8 @@ def _list_directory(root: Path, parts: tuple[str, ...], name: str) -> list[tuple
     subject = "/".join((name, *parts))
     try:
         descriptor = _open_below(root, parts, _DIRECTORY_FLAGS)
+    except PermissionError as error:
+        raise unreadable(subject, error, what="cannot be listed") from error
     except OSError as error:
         raise InputError(f"cannot be listed: {error.strerror}", subject=subject) from error
     try:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraint
 
 from ucaudit.core.errors import InputError, NotFoundError
 from ucaudit.core.files import read_limited
+from ucaudit.core.records.problems import first_problem
 from ucaudit.core.resources import resource_root
 from ucaudit.report.findings import FindingSlug, Severity
 from ucaudit.report.house import Look, read_logo, read_template
@@ -195,11 +196,7 @@ def read_profile(path: Path) -> Profile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not toml: {error}", subject=str(path), hint="see docs/report.md") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "profile"
-        raise InputError(
-            f"{place}: {first['msg'].lower()}", subject=str(path), hint="see docs/report.md"
-        ) from error
+        raise InputError(first_problem(error), subject=str(path), hint="see docs/report.md") from error
     profile.load_from(path.parent)
     return profile
 

@@ -1,6 +1,8 @@
 """Whatever is given in place of a file, there is one error line and one hint that fits it."""
 
+import ctypes
 import os
+import stat
 
 import pytest
 from bundles import make_bundle
@@ -20,6 +22,24 @@ def wrong(tmp_path):
     (tmp_path / "text.toml").write_text("[")
     os.mkfifo(tmp_path / "pipe")
     return tmp_path
+
+
+@pytest.fixture
+def plain_user():
+    """Permissions count here, even for root: two capabilities of this thread are put aside for the while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: the low words, then the high ones
+    assert libc.capget(header, held) == 0
+    before = held[0]
+    held[0] = before & ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(header, held) == 0
+    yield
+    held[0] = before
+    assert libc.capset(header, held) == 0
 
 
 def commands(thing, setting, honest):
@@ -65,6 +85,22 @@ def test_one_error_and_one_hint(setting, honest, wrong, run, command, thing):
     assert ran.code in (1, 2, 3), ran.err
 
 
+@pytest.mark.parametrize("thing", ["directory", "empty", "directory/below"])
+@pytest.mark.parametrize("command", NAMES)
+def test_what_may_not_be_read_is_a_wrong_input(setting, honest, wrong, run, plain_user, command, thing):
+    place = wrong / thing.split("/")[0]
+    mode = stat.S_IMODE(place.stat().st_mode)
+    place.chmod(0)
+    try:
+        ran = run(*commands(wrong / thing, setting, honest)[command])
+    finally:
+        place.chmod(mode)
+    found = ran.err.splitlines()
+    assert ran.code == 3, ran.err
+    assert len([line for line in found if line.startswith("ucaudit: error: ")]) == 1
+    assert len([line for line in found if line.startswith("ucaudit: hint: ")]) == 1
+
+
 @pytest.mark.parametrize(
     ("command", "thing", "words"),
     [
@@ -76,6 +112,8 @@ def test_one_error_and_one_hint(setting, honest, wrong, run, command, thing):
         ("export", "garbage", "start one with ucaudit ledger init"),
         ("countersign", "garbage", "ucaudit keygen makes one"),
         ("add", "garbage", "give a .pub file"),
+        ("bound", "absent", "give a bundle, its directory or .zip, or the directory that ucaudit measure wrote"),
+        ("bound", "directory", "give a bundle, its directory or .zip, or the directory that ucaudit measure wrote"),
     ],
 )
 def test_the_hint_fits(setting, honest, wrong, run, command, thing, words):

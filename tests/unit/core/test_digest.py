@@ -81,8 +81,9 @@ def test_malformed_states(text):
     "name", ["", "a\nb", "a\\b", "a\x00", "a\x7f", "a\u202eb", "a\u2028b", "\ud800", "x" * 5000]
 )
 def test_names_that_can_be_read_in_two_ways(name):
-    with pytest.raises(UnsafePathError):
+    with pytest.raises(UnsafePathError) as caught:
         check_name(name, subject="test")
+    assert "rename it" in caught.value.hint and str(caught.value).isprintable()
 
 
 def test_drift_names_each_tensor():

@@ -74,7 +74,7 @@ def test_a_day_that_does_not_exist(setting, tmp_path):
         change_record=lambda record: record.model_copy(update={"exceptions": (exception,)}),
     )
     for check in (lambda: verify_bundle(open_bundle(path), load_trust(setting.trust)), lambda: rederive(path)):
-        with pytest.raises(MalformedRecordError, match=r"exceptions\.0\.expires: not a day"):
+        with pytest.raises(MalformedRecordError, match=r"exceptions\[0\]\.expires: not a day"):
             check()
 
 

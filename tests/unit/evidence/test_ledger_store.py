@@ -41,8 +41,19 @@ def test_an_empty_ledger(ledger: Ledger) -> None:
     assert ledger.append([], SIGNER) == []
     assert files_of(ledger) == {"checkpoint", "history", "ledger.json", "ledger.lock"}
     for index in (-1, 0):
-        with pytest.raises(RefusedError, match="no entry"):
+        with pytest.raises(RefusedError, match="no entry") as caught:
             ledger.prove(index)
+        assert caught.value.hint == "it is empty"
+
+
+def test_an_index_past_the_end_is_told_where_the_end_is(ledger: Ledger) -> None:
+    grow(ledger, 3)
+    with pytest.raises(RefusedError, match="no entry 99: the ledger has 3") as caught:
+        ledger.prove(99)
+    assert caught.value.hint == "entries are counted from 0: the last is 2"
+    with pytest.raises(RefusedError, match="no checkpoint of 2 entries") as caught:
+        ledger.checkpoint_at(2)
+    assert caught.value.hint is not None and caught.value.hint.startswith("the ledger has 3 entries")
 
 
 def test_the_layout_is_that_of_tlog_tiles(ledger: Ledger) -> None:

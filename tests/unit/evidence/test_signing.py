@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucaudit.core.errors import InputError, MalformedRecordError, UcauditError, UnsupportedSchemaError
+from ucaudit.core.records.statement import parse_statement
 from ucaudit.evidence.keys import generate, load_signer
 from ucaudit.evidence.signing import PAYLOAD_TYPE, Envelope, pae, sign, sigstore_bundle
 
@@ -183,3 +184,22 @@ def test_no_flipped_bit_is_accepted(signer, data):
         # Only the unauthenticated key hint may differ in an envelope that still verifies.
         assert changed.payload == envelope.payload
         assert changed.payload_type == PAYLOAD_TYPE
+
+
+@pytest.mark.parametrize(
+    ("created", "message"),
+    [
+        ("2026-01-01T00:00:00", "predicate.created: not a utc time like 2027-01-01T00:00:00Z"),
+        (7, "predicate.created: input should be a valid string"),
+    ],
+)
+def test_a_predicate_that_does_not_fit_says_where_and_what_is_wanted(created, message):
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": "n", "digest": {"sha256": "0" * 64}}],
+        "predicateType": "urn:ucaudit:predicate:endorsement:v1",
+        "predicate": {"created": created},
+    }
+    with pytest.raises(MalformedRecordError) as caught:
+        parse_statement(json.dumps(statement).encode(), subject="s")
+    assert caught.value.message == message

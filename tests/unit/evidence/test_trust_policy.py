@@ -1,5 +1,6 @@
 """Trust files and policies: what they mean, and typos that would switch a check off."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -142,9 +143,28 @@ def test_exceptions_need_a_real_date(tmp_path):
     for moment in ('"2027-01-01T00:00:00Z"', "2027-01-01T00:00:00Z", "2027-01-01 02:00:00+02:00"):
         (exception,) = load_policy(write(tmp_path, text.format(moment))).policy.gate.exceptions
         assert exception.expires == "2027-01-01T00:00:00Z"
+    place = r"gate\.exceptions\[0\]\.expires: not a utc time like 2027-01-01T00:00:00Z"
     for moment in ('"soon"', "2027-01-01", "2027-01-01T00:00:00"):  # where would that midnight be?
-        with pytest.raises(MalformedPolicyError):
+        with pytest.raises(MalformedPolicyError, match=place):
             load_policy(write(tmp_path, text.format(moment)))
+    second = text.format('"2027-01-01T00:00:00Z"') + text[text.index("[[gate") :].format('"2027-02-31T00:00:00Z"')
+    with pytest.raises(MalformedPolicyError, match=r"gate\.exceptions\[1\]\.expires: not a day and time"):
+        load_policy(write(tmp_path, second.replace("[[gate", "\n[[gate")))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('[reference]\nstate_digest = "ABC"', "reference.state_digest: not a sha-256 of 64 lower-case hex digits"),
+        ("[[gate.thresholds]]\nkeys = 1", "gate.thresholds[0].role: field required"),
+        ('[[gate.thresholds]]\nrole = "A B"\nkeys = 1', "gate.thresholds[0].role: not a name of small letters"),
+        ('[measurement]\nrows = "1-2"', r"measurement.rows: string should match pattern '^(?:[0-9]{0,15}:"),
+        ('[measurement]\ndtype = "FP64"', "measurement.dtype: input should be 'fp32' or 'bf16'"),
+    ],
+)
+def test_the_place_and_the_form_that_is_wanted(tmp_path, setting, message):
+    with pytest.raises(MalformedPolicyError, match=re.escape(message)):
+        load_policy(write(tmp_path, f"[claims]\nppl_ratio_max = 1.1\n{setting}"))
 
 
 def test_weak_settings_are_warned_of(tmp_path):

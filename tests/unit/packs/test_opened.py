@@ -1,5 +1,6 @@
 """Opening packs: every file listed, nothing outside ever read, nothing that runs code."""
 
+import errno
 import hashlib
 import io
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ucaudit.core.errors import InputError, MalformedPackError, NotFoundError, UnsafeFileError, UnsafePathError
+from ucaudit.packs import opened
 from ucaudit.packs.opened import open_pack
 
 
@@ -132,14 +134,31 @@ def test_special_files_are_refused_without_blocking(tmp_path):
 @pytest.mark.parametrize("name", ["a\nb", "a\\b", "a\x1b[2J", "x\u202etxt", "tab\t"])
 def test_names_that_read_in_two_ways_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UnsafePathError):
+    with pytest.raises(UnsafePathError) as caught:
         open_pack(tmp_path)
+    assert repr(name) in str(caught.value) and "rename it" in caught.value.hint
 
 
 def test_a_name_that_is_not_unicode_is_refused(tmp_path):
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")  # noqa: PTH102 - a name in bytes
-    with pytest.raises(UnsafePathError):
+    with pytest.raises(UnsafePathError, match=r"not valid unicode: '\\udcff'") as caught:
         open_pack(tmp_path)
+    assert "rename it" in caught.value.hint
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_bytes(b"a")
+    pack = open_pack(tmp_path)
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(opened, "_open_below", refused)
+    for look in (lambda: pack.open("a.txt"), lambda: open_pack(tmp_path)):
+        with pytest.raises(InputError, match="Permission denied") as caught:
+            look()
+        assert not isinstance(caught.value, UnsafePathError)
+        assert "permission to read it" in caught.value.hint
 
 
 def test_missing_empty_and_wrong_kind(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -15,8 +16,9 @@ from floors import make_floor, protocol, published
 
 from ucaudit.cli.main import cli
 from ucaudit.core.digest import StateEntry, StateManifest
-from ucaudit.core.errors import MalformedRecordError, NotFoundError, UntrustedKeyError
+from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, UntrustedKeyError
 from ucaudit.core.records.benchmarks import STATUSES, Benchmarks
+from ucaudit.evidence.archive import write_archive
 from ucaudit.evidence.bundle import open_bundle
 from ucaudit.evidence.ledger import Ledger
 from ucaudit.evidence.plan import abandonment_statement
@@ -24,6 +26,7 @@ from ucaudit.evidence.registration import register
 from ucaudit.evidence.signing import sign
 from ucaudit.interop.registry import read_registry
 from ucaudit.report.matrix.build import MatrixRequest, build_matrix, plain_name
+from ucaudit.report.matrix.find import find_bundles
 from ucaudit.report.matrix.markdown import markdown
 from ucaudit.report.matrix.page import render_page
 from ucaudit.report.matrix.rows import class_of
@@ -210,6 +213,63 @@ def test_no_evidence(setting):
     (setting.root / "evidence").mkdir()
     with pytest.raises(NotFoundError, match="no bundle in it"):
         build(setting)
+
+
+def test_an_archive_is_a_row_however_its_name_is_written_and_however_deep(setting):
+    first = evidence(setting, "a")
+    deep = first.parent.joinpath(*(["d"] * 20))
+    deep.mkdir(parents=True)
+    evidence(setting, "b", change_record=named("Other-1B")).rename(deep / "b")
+    write_archive(open_bundle(first), first.parent / "copy.ZIP")
+    (first.parent / "broken.ZIP").write_bytes(b"PK")
+    rows = by_bundle(build(setting))
+    assert set(rows) == {"a", "/".join(["d"] * 20 + ["b"]), "broken.ZIP"}
+    assert "the same record lies in copy.ZIP" in rows["a"].notes
+    assert rows["broken.ZIP"].status == "not verified" and "not a .zip as" in rows["broken.ZIP"].notes[0]
+    (first.parent.joinpath(*(["d"] * 65))).mkdir(parents=True)
+    with pytest.raises(InputError, match="nested deeper than 64"):
+        build(setting)
+
+
+def test_what_is_passed_over_is_named(setting):
+    good = evidence(setting, "a")
+    folder, outside = good.parent, setting.root / "outside"
+    shutil.copytree(good, outside / "b")
+    shutil.copytree(good, folder / ".a.stage")
+    shutil.copytree(good, folder / ".old" / "2025" / "a")
+    (folder / ".empty" / "below").mkdir(parents=True)
+    (folder / ".note").write_text("x")
+    (folder / "sub").mkdir()
+    os.mkfifo(folder / "pipe.zip")
+    write_archive(open_bundle(good), outside / "c.zip")
+    links = {"link": "b", "linked.zip": "c.zip", "under-another-name": "c.zip", "folder": ".", "gone.zip": "gone"}
+    for name, target in links.items():
+        (folder / name).symlink_to(outside / target)
+    (folder / "esc\x1b").symlink_to(outside)
+    (folder / "same").symlink_to(good)  # a row already
+    (folder / "latest").symlink_to(folder / "sub")  # and so is all that lies here
+    (folder / "text").symlink_to(folder / ".note")
+    said = run(setting, "--out", setting.root / "site", "--json", "-q")
+    assert said.return_value == 0
+    passed = {item["path"]: item["why"] for item in json.loads(said.stdout)["passedOver"]}
+    expected = {**dict.fromkeys(links, "a link"), "esc\N{REPLACEMENT CHARACTER}": "a link"}
+    assert passed == expected | {".a.stage": "hidden", ".old": "hidden", "pipe.zip": "not a regular file"}
+    for name, why in passed.items():
+        assert f"ucaudit: warning: {name}: passed over, and no row: {why}\n" in said.stderr
+    assert "\x1b" not in said.stderr
+    for number in range(10):
+        (folder / f"more{number}").symlink_to(outside)
+    said = run(setting, "--out", setting.root / "site", "-q")
+    assert "9 more were passed over: --json names them all" in said.stderr
+
+
+def test_evidence_behind_a_link_alone_is_no_empty_folder(setting):
+    good = evidence(setting, "a")
+    (setting.root / "links").mkdir()
+    (setting.root / "links" / "a").symlink_to(good)
+    with pytest.raises(NotFoundError, match="no bundle in it") as caught:
+        find_bundles(setting.root / "links")
+    assert "is a link" in caught.value.hint
 
 
 def test_packs_are_compared_or_gone(setting):

@@ -45,16 +45,19 @@ def _on_the_calendar(text: str) -> str:
     return text
 
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$"), Field(description="SHA-256, lower-case hex")]
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+TIMESTAMP_PATTERN: Final = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
+SLUG_PATTERN: Final = r"^[a-z0-9][a-z0-9.-]{0,79}$"
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN), Field(description="SHA-256, lower-case hex")]
 Timestamp = Annotated[
     str,
-    StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"),
+    StringConstraints(pattern=TIMESTAMP_PATTERN),
     AfterValidator(_on_the_calendar),
     Field(description="RFC 3339, UTC, whole seconds"),
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,79}$")]
+Slug = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 

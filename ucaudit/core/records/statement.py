@@ -15,6 +15,7 @@ from ucaudit.core.records.attestation import Attestation
 from ucaudit.core.records.base import PREDICATE_PREFIX, Record
 from ucaudit.core.records.floor import Floor, FloorPlan
 from ucaudit.core.records.others import Abandonment, BundleClosing, Endorsement, Plan, SeedContribution
+from ucaudit.core.records.problems import first_problem
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 MAX_SUBJECTS: Final = 10_100
@@ -101,9 +102,7 @@ def parse_statement(payload: bytes, *, subject: str) -> Statement:
     try:
         predicate = model.model_validate_json(strictjson.dumps(document["predicate"]))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "predicate"
-        raise MalformedRecordError(f"predicate.{place}: {first['msg'].lower()}", subject=subject) from error
+        raise MalformedRecordError(first_problem(error, within="predicate"), subject=subject) from error
     return Statement(uri, _subjects(document["subject"], subject), predicate)
 
 

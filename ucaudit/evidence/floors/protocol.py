@@ -28,6 +28,7 @@ from ucaudit.core.records import (
 )
 from ucaudit.core.records.base import Name, Sha256, Slug
 from ucaudit.core.records.floor import MAX_RUNS, FloorMetric
+from ucaudit.core.records.problems import first_problem
 from ucaudit.core.spans import SPAN_PATTERN
 from ucaudit.core.stats import MINIMUM_SEEDS
 from ucaudit.evidence.suggest import refuse_unknown
@@ -291,6 +292,4 @@ def _refuse_typos(document: dict[str, Any], subject: str) -> None:
 def _first(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg'].lower()}"
+    return first_problem(error)

@@ -233,7 +233,10 @@ class Ledger:
         except NotFoundError:
             note = self.history.find(size)
         if note is None:
-            raise RefusedError(f"no checkpoint of {size} entries was ever signed", subject=str(self.path))
+            hint = f"the ledger has {self.size} entries, and one checkpoint for every time that it was added to"
+            raise RefusedError(
+                f"no checkpoint of {size} entries was ever signed", subject=str(self.path), hint=hint
+            )
         return note
 
     def root_at(self, size: int) -> bytes:
@@ -338,7 +341,8 @@ class Ledger:
 
     def _check_index(self, index: int, head: Checkpoint) -> None:
         if not 0 <= index < head.size:
-            raise RefusedError(f"no entry {index}: the ledger has {head.size}", subject=str(self.path))
+            hint = f"entries are counted from 0: the last is {head.size - 1}" if head.size else "it is empty"
+            raise RefusedError(f"no entry {index}: the ledger has {head.size}", subject=str(self.path), hint=hint)
 
     def require_key(self, signer: Signer) -> None:
         """Refuse a key that is not the ledger's, before work that shall end in an entry. Raises RefusedError."""

@@ -98,6 +98,9 @@ def write_allowed_signers(
         if re.search(r'[*?!,"\\\x00-\x1f\x7f]', entry.principal) or entry.principal.startswith("#"):
             skipped.append(Skipped(label, "its principal would be read as a pattern or a list"))
             continue
+        if not entry.principal.isprintable():
+            skipped.append(Skipped(label, "its principal holds characters that do not print"))
+            continue
         principal = f'"{entry.principal}"' if re.search(r"\s", entry.principal) else entry.principal
         allowed = [_NAMESPACES[name] for name in entry.predicate_types] + list(namespaces)
         options = [f'namespaces="{",".join(allowed)}"']

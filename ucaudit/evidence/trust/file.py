@@ -51,10 +51,12 @@ def load_trust(path: Path) -> Trust:
         NotFoundError: no such file.
         MalformedPolicyError: not TOML, unknown members, a malformed key or time, or an entry listed twice.
     """
-    if not path.exists():
+    try:
+        data = read_limited(path, MAX_TRUST_FILE)
+    except NotFoundError as error:
         hint = "ucaudit trust add --file FILE makes one"
-        raise NotFoundError("no such trust file", subject=str(path), hint=hint)
-    return parse_trust(read_limited(path, MAX_TRUST_FILE), subject=str(path))
+        raise NotFoundError("no such trust file", subject=str(path), hint=hint) from error
+    return parse_trust(data, subject=str(path))
 
 
 def parse_trust(data: bytes, *, subject: str) -> Trust:

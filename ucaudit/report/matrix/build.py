@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,16 +56,27 @@ class MatrixRequest:
     workers: int | None = None
 
 
-def build_matrix(request: MatrixRequest, *, progress: Progress = SILENT) -> Benchmarks:
+def build_matrix(
+    request: MatrixRequest, *, progress: Progress = SILENT, on_passed_over: Callable[[str, str], None] | None = None
+) -> Benchmarks:
     """Verify every bundle, and place it.
 
+    Args:
+        request: what it is made of.
+        progress: told of every bundle.
+        on_passed_over: called with the name and the reason of whatever may be evidence and is no row.
+
     Raises:
-        NotFoundError, MalformedRecordError, MalformedPolicyError: the folder, the trust file, or the ledger.
+        NotFoundError, InputError, MalformedPolicyError: the folder, the trust file, or the ledger.
         UntrustedKeyError: the ledger is not among those of the trust file.
         LedgerInconsistentError: the ledger does not hold together.
     """
     population, origin = (None, "") if request.ledger is None else _population(request)
-    paths = find_bundles(request.evidence)
+    evidence = find_bundles(request.evidence)
+    paths = evidence.bundles
+    if on_passed_over is not None:
+        for item in evidence.passed_over:
+            on_passed_over(_name(item.path, request.evidence), item.why)
     packs = None if request.packs is None else index_packs(request.packs)
     names = [_name(path, request.evidence) for path in paths]
     found = _once(_read_all(request, packs, paths, names, progress))

@@ -3,57 +3,139 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from ucaudit.core.errors import InputError, MalformedRecordError, NotFoundError, UcauditError
+from ucaudit.core.files import is_directory
 from ucaudit.evidence.archive import SUFFIX
 from ucaudit.evidence.bundle import holds_bundle
 from ucaudit.packs.opened import open_pack
 
 MAX_BUNDLES: Final = 10_000
-_MAX_DEPTH: Final = 8
+_MAX_DEPTH: Final = 64
 
 
-def find_bundles(directory: Path) -> list[Path]:
-    """Every bundle below a directory, whole or damaged, as a directory or as a ``.zip``, in the order of names.
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Something below the folder that may be evidence, and is no row."""
 
-    Hidden directories are not looked into: an interrupted run's work lies there.
+    path: Path
+    why: Literal["a link", "hidden", "not a regular file"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What lies below a folder, in the order of names."""
+
+    bundles: tuple[Path, ...]
+    passed_over: tuple[PassedOver, ...]
+
+
+def find_bundles(directory: Path) -> Evidence:
+    """Every bundle below a directory, whole or damaged, as a directory or as a ``.zip``.
+
+    Links are not followed, and hidden names not read: an interrupted run's work lies there. What of them may be
+    evidence is named.
 
     Raises:
         NotFoundError: no such directory, or no bundle in it.
+        InputError: a directory that cannot be listed, or one nested too deep to look into.
         MalformedRecordError: more than 10,000.
     """
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise NotFoundError(
             "no such directory", subject=str(directory), hint="give the folder that holds the bundles"
         )
-    found = list(_below(directory, 0))
+    walk = _Walk()
+    walk.below(directory, 0)
+    found, passed = walk.found, walk.passed
     if not found:
-        raise NotFoundError(
-            "no bundle in it", subject=str(directory), hint="ucaudit attest and ucaudit floor make them"
-        )
+        hint = "ucaudit attest and ucaudit floor make them"
+        if passed:
+            hint = f"{passed[0].path} is {passed[0].why}: give the folder itself, under a plain name"
+        raise NotFoundError("no bundle in it", subject=str(directory), hint=hint)
     if len(found) > MAX_BUNDLES:
         raise MalformedRecordError(f"{len(found)} bundles, at most {MAX_BUNDLES}", subject=str(directory))
-    return found
+    # A link to what was looked into already hides nothing.
+    seen = {os.path.realpath(path) for path in (*walk.walked, *found)}
+    return Evidence(tuple(found), tuple(item for item in passed if os.path.realpath(item.path) not in seen))
 
 
-def _below(directory: Path, depth: int) -> Iterator[Path]:
-    if holds_bundle(directory):
-        yield directory
-        return
+class _Walk:
+    """The walk below one folder: what was found, passed over, and looked into."""
+
+    def __init__(self) -> None:
+        self.found: list[Path] = []
+        self.passed: list[PassedOver] = []
+        self.walked: list[Path] = []
+
+    def below(self, directory: Path, depth: int) -> None:
+        """Look into a directory."""
+        if holds_bundle(directory):
+            self.found.append(directory)
+            return
+        if depth > _MAX_DEPTH:
+            raise InputError(
+                f"directories nested deeper than {_MAX_DEPTH}",
+                subject=str(directory),
+                hint="give a folder that is nearer to the bundles",
+            )
+        self.walked.append(directory)
+        for entry in _entries(directory):
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                if _hides_evidence(path, depth + 1):
+                    self.passed.append(PassedOver(path, "hidden"))
+            elif entry.is_symlink():
+                if _leads_to_evidence(path):
+                    self.passed.append(PassedOver(path, "a link"))
+            elif entry.is_dir():
+                self.below(path, depth + 1)
+            elif _named_as_archive(path):
+                if entry.is_file():
+                    self.found.append(path)
+                else:
+                    self.passed.append(PassedOver(path, "not a regular file"))
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
     try:
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        with os.scandir(directory) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(f"cannot be listed: {error.strerror}", subject=str(directory)) from error
-    for entry in entries:
-        if entry.name.startswith(".") or entry.is_symlink():
-            continue
-        if entry.is_dir() and depth < _MAX_DEPTH:
-            yield from _below(Path(entry.path), depth + 1)
-        elif entry.is_file() and entry.name.endswith(SUFFIX):
-            yield Path(entry.path)
+        hint = "give yourself permission to read it, or move it out of this folder"
+        raise InputError(f"cannot be listed: {error.strerror}", subject=str(directory), hint=hint) from error
+
+
+def _named_as_archive(path: Path) -> bool:
+    return path.suffix.lower() == SUFFIX
+
+
+def _leads_to_evidence(link: Path) -> bool:
+    """Whether a link leads to a bundle, to an archive, or to a folder, in which there may be any number."""
+    target = Path(os.path.realpath(link))
+    return _named_as_archive(link) or _named_as_archive(target) or target.is_dir()
+
+
+def _hides_evidence(path: Path, depth: int) -> bool:
+    """Whether a hidden name is a bundle or an archive, or a directory with one anywhere below.
+
+    One that cannot be looked into counts as well.
+    """
+    if path.is_symlink():
+        return _leads_to_evidence(path)
+    if not path.is_dir():
+        return _named_as_archive(path)
+    try:
+        return (
+            depth > _MAX_DEPTH
+            or holds_bundle(path)
+            or any(_hides_evidence(Path(entry.path), depth + 1) for entry in _entries(path))
+        )
+    except InputError:
+        return True
 
 
 def index_packs(directory: Path | None) -> dict[str, Path]:
