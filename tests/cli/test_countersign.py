@@ -192,12 +192,12 @@ def test_one_wrong_option_adds_nothing(desk):
 
 
 def test_trust_commands(desk):
-    trust_vera(desk, "--valid-until", "2027-01-01T00:00:00Z")
+    trust_vera(desk, "--valid-until", "2099-01-01T00:00:00Z")
     witness = vkey_of("witness.example/w", kind=4)
     ran = ucaudit("trust", "add", "--vkey", witness, cwd=desk)
     assert "witness witness.example/w" in ran.out
     ran = ucaudit("trust", "list", cwd=desk)
-    assert "until 2027-01-01T00:00:00Z" in ran.out
+    assert "until 2099-01-01T00:00:00Z" in ran.out
     assert max(map(len, ran.out.splitlines())) <= 100
     document = ucaudit("trust", "list", "--json", cwd=desk).json
     assert document["witnesses"][0]["vkey"] == witness

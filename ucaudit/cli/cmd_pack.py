@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ucaudit.cli.common import Output, compute_options, output_options, prepare_compute, table
+from ucaudit.cli.paths import PATH
 from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError
 
 
+def _number(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Not a number is in no range, and click lets it pass every one."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number", param=parameter)
+    return value
+
+
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--out", "directory", type=click.Path(path_type=Path), required=True, help="Pack directory to make.")
+@click.argument("model", type=PATH)
+@click.option("--out", "directory", type=PATH, required=True, help="Pack directory to make.")
 @click.option("--bits", type=click.IntRange(2, 8), default=5, show_default=True, help="Bits of one code.")
 @click.option(
     "--budget",
     type=click.FloatRange(2, 9),
+    callback=_number,
     help="Bits a weight on disk, on average, instead of --bits: more where an error is felt more.",
 )
 @click.option("--group", type=click.IntRange(8, 1024), default=64, show_default=True, help="Columns a scale.")
 @click.option("--rank", type=click.IntRange(0, 1040), default=16, show_default=True, help="Rank of the overlay.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Text to calibrate on.")
+@click.option("--calibration", type=PATH, help="Text to calibrate on.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of the draw of calibration sequences.")
 @click.option(
     "--sequences", type=click.IntRange(4), default=128, show_default=True, help="Of the text, drawn by seed."
@@ -32,6 +42,7 @@ from ucaudit.core.errors import EXIT_PASS, DeviceUnavailableError
 @click.option(
     "--kl-weight",
     type=click.FloatRange(0, 1e6),
+    callback=_number,
     default=0.0,
     show_default=True,
     help="Weight of the output's divergence in training; holds the whole model in memory.",
@@ -73,12 +84,13 @@ def pack(
         raise click.UsageError("--steps needs a text to train on: --calibration")
     if prepare_compute("cpu" if device == "auto" else device, threads) != "cpu":
         raise DeviceUnavailableError("the encoder runs on cpu only", subject=device, hint="--device cpu")
-    from ucaudit.core.files import require_outside, require_unused
+    from ucaudit.core.files import require_outside
     from ucaudit.lab.compress import Settings, compress, estimate
+    from ucaudit.lab.compress_run import require_place
     from ucaudit.lab.compress_tensors import TensorSettings
     from ucaudit.packs.codecs import open_source
 
-    require_unused(directory, hint="choose another --out")
+    require_place(directory)
     require_outside(directory, model)
     settings = Settings(
         TensorSettings(bits=bits, group=group, rank=rank),
@@ -99,6 +111,7 @@ def pack(
                 "bytes": expected.tensor_bytes,
                 "seconds": round(expected.seconds),
             }
+            out.status("an estimate: name and shape tell which weights are compressed, packing sees what layers do")
             out.result(
                 {"dryRun": True, **figures}, table([(name, f"{value:,}") for name, value in figures.items()])
             )

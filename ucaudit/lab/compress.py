@@ -26,10 +26,11 @@ from ucaudit.lab.compress_blocks import fixed_blocks
 from ucaudit.lab.compress_budget import LEAST, MOST, find_units, share_bits, too_few
 from ucaudit.lab.compress_budget import SEQUENCES as SEQUENCES_WEIGHED
 from ucaudit.lab.compress_divergence import OutputDivergence
+from ucaudit.lab.compress_finite import require_finite_layer, require_finite_tensors
 from ucaudit.lab.compress_layer import compress_layer, raw_part
 from ucaudit.lab.compress_layers import SMALLEST_SIDE
 from ucaudit.lab.compress_pass import enter, run_layer
-from ucaudit.lab.compress_run import Run, unfinished
+from ucaudit.lab.compress_run import Run, require_place, require_text, unfinished
 from ucaudit.lab.compress_sequences import draw_sequences
 from ucaudit.lab.compress_tensors import (
     METHOD,
@@ -41,7 +42,7 @@ from ucaudit.lab.compress_tensors import (
 from ucaudit.lab.compress_train import Lesson
 from ucaudit.lab.corpus import Corpus, load_corpus
 from ucaudit.lab.hidden_states import HiddenStates
-from ucaudit.lab.measure_plan import multiply_adds_per_second
+from ucaudit.lab.measure_plan import max_positions, multiply_adds_per_second
 from ucaudit.lab.measure_settings import device_class
 from ucaudit.lab.measure_state import state_key
 from ucaudit.models.runtime import load_tokenizer
@@ -95,7 +96,8 @@ class Compressed:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a pack will cost, before a tensor is read.
+    """What a pack will cost, before a tensor is read: of the weights that look by name and shape as if they were
+    compressed. The pack can differ where a layer does something else with one of them (Mamba's ``A_log``).
 
     Attributes:
         bits_per_weight: of the compressed weights on disk; 0 if there are none.
@@ -126,7 +128,7 @@ def compress(
     Args:
         source: the checkpoint; every compressed weight must be BF16.
         out: the pack's directory: new, or empty. An interrupted call leaves ``.NAME.packing`` beside it, from which
-            the same call goes on.
+            the same call goes on. A call with other options takes that away behind its own first layer.
         settings: see :class:`Settings`.
         calibration: a UTF-8 text; without it weights are rounded one by one, in the metric of equal inputs.
         source_digest: SHA-256 of the source's file manifest, for the record.
@@ -134,9 +136,10 @@ def compress(
 
     Raises:
         CorpusError: the calibration text cannot be read or is too short, or there is none where it is needed.
-        InputError: a budget that not even the fewest bits keep.
-        ModelError: NaN or infinity in a tensor, a weight of another dtype or too large, a model that does not load,
-            or one that cannot be trained and should be.
+        InputError: a budget that not even the fewest bits keep, or a name that no manifest can hold.
+        ModelError: NaN or infinity in a tensor, a tensor that is missing, a weight of another dtype, too large or
+            too small, a model that does not load, sequences longer than it reads, or one that cannot be trained and
+            should be.
         RefusedError, OutputError: the output exists or cannot be written.
     """
     if settings.steps and calibration is None:
@@ -145,13 +148,24 @@ def compress(
         raise CorpusError("sharing bits out needs a calibration text", hint="give --calibration, or no --budget")
     if settings.budget is not None:
         _require_room(source, settings.tensors, settings.budget)
+    place = require_place(out)
+    require_text(source.pack.name, subject=source.pack.name, what="the checkpoint's name")
+    if calibration is not None:
+        require_text(calibration.name, subject=str(calibration), what="the calibration text's name")
     text = None if calibration is None else load_corpus(calibration)
     digest = source_digest or source.pack.file_manifest().digest
     threads = torch.get_num_threads()
-    with torch.no_grad(), unfinished(out, _key(settings, digest, text)) as run, fixed_blocks():
-        writer = PackWriter(run.pack)
+    with torch.no_grad():  # what can be refused is refused before an interrupted run's work is touched
         model = StreamedModel(source, dtype=torch.float32, device="cpu", threads=threads)
-        walk = _Walk(model, source, settings, text, run, progress)
+        ids, record = _sequences(model, source, settings, text)
+        require_finite_tensors(source, model.names(None))
+
+    def waiting() -> None:
+        progress.note(f"another run works on {out}: waiting until it is done")
+
+    with torch.no_grad(), unfinished(place, _key(settings, digest, text), waiting) as run, fixed_blocks():
+        writer = PackWriter(run.pack)
+        walk = _Walk(model, source, settings, ids, run, progress, calibrated=text is not None)
         done = walk.resume(writer)
         if done:
             progress.note(f"{done} layers were finished by an interrupted run")
@@ -175,7 +189,7 @@ def compress(
         for path in source.carried_files():
             with source.open_carried(path) as handle:
                 writer.write_file(path, handle.read())
-        manifest, state = writer.finish(_describe(source, out.name, settings, walk.calibration, source_digest))
+        manifest, state = writer.finish(_describe(source, place.name, settings, record, source_digest))
         _require_decodable(run.pack, state)
     return Compressed(manifest, state)
 
@@ -194,23 +208,20 @@ def _key(settings: Settings, source_digest: str, text: Corpus | None) -> str:
 
 
 class _Walk:
-    """The way through the layers: what enters the next one, kept on disk behind each.
-
-    Attributes:
-        calibration: the record of the text, or None.
-    """
+    """The way through the layers: what enters the next one, kept on disk behind each."""
 
     def __init__(
         self,
         model: StreamedModel,
         source: TensorSource,
         settings: Settings,
-        text: Corpus | None,
+        ids: torch.Tensor,
         run: Run,
         progress: Progress,
+        *,
+        calibrated: bool,
     ) -> None:
         self._model, self._source, self._settings, self._run = model, source, settings, run
-        ids, self.calibration = _sequences(model, source, settings, text)
         self._bits: dict[str, int] | None = None
         if settings.budget is not None:
             units = find_units(model, source, settings.tensors, ids, progress)
@@ -223,7 +234,7 @@ class _Walk:
                 hint="leave out --steps",
             )
         self._states: HiddenStates | None = None
-        if text is not None:
+        if calibrated:
             shape = (1, *self._hidden.shape[1:])
             self._states = HiddenStates(run.state, "calibration", run.key, len(ids), shape, self._hidden.dtype)
         self._teacher: HiddenStates | None = None
@@ -259,6 +270,7 @@ class _Walk:
         model.prefetch(index + 1)
         target = None
         with model.loaded(index) as layer:
+            require_finite_layer(layer, self._source, model.names(index))
             learn = None
             if self._teacher is not None:
                 target = run_layer(layer, self._original, self._calls[index])
@@ -274,6 +286,7 @@ class _Walk:
                 text=None if self._states is None else (self._hidden, self._calls[index]),
                 learn=learn,
             )
+        self._run.prevail()
         written = None
         if made.encoded or made.raw:
             written = writer.write_tensors(f"layer-{index:05d}.safetensors", encoded=made.encoded, raw=made.raw)
@@ -330,14 +343,24 @@ def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> E
     )
 
 
-def _stored(source: TensorSource, tensors: TensorSettings) -> tuple[float, int, int]:
-    """Bits that the compressed weights take, by name and shape; how many weights those are; the others' bytes."""
-    stored, compressed, other = 0.0, 0, 0
+def _candidates(source: TensorSource, tensors: TensorSettings) -> dict[str, float]:
+    """Bits a weight of every tensor that is compressed as far as name and shape tell."""
+    found = {}
     for spec in source.specs:
         inside = any(part.isdigit() for part in spec.name.split("."))
         if inside and 2 <= len(spec.shape) <= 3 and min(spec.shape[-2:]) >= SMALLEST_SIDE:
             how = tensors.of_stack() if len(spec.shape) == 3 else tensors
-            stored += spec.elements * how.bits_on_disk(math.prod(spec.shape[:-1]), spec.shape[-1])
+            found[spec.name] = how.bits_on_disk(math.prod(spec.shape[:-1]), spec.shape[-1])
+    return found
+
+
+def _stored(source: TensorSource, tensors: TensorSettings) -> tuple[float, int, int]:
+    """Bits that the compressed weights take, by name and shape; how many weights those are; the others' bytes."""
+    stored, compressed, other = 0.0, 0, 0
+    candidates = _candidates(source, tensors)
+    for spec in source.specs:
+        if spec.name in candidates:
+            stored += spec.elements * candidates[spec.name]
             compressed += spec.elements
         else:
             other += spec.nbytes
@@ -345,10 +368,13 @@ def _stored(source: TensorSource, tensors: TensorSettings) -> tuple[float, int, 
 
 
 def _require_room(source: TensorSource, tensors: TensorSettings, budget: float) -> None:
-    """Refuse, before anything is weighed, a budget that not even the fewest bits keep."""
-    least, compressed, _ = _stored(source, replace(tensors, bits=LEAST))
-    if least > budget * compressed:
-        raise too_few(budget, least / compressed)
+    """Refuse, before anything is weighed, a budget that no weight keeps, whichever are compressed in the end.
+
+    Which those are shows when a layer runs, and :func:`share_bits` judges them together.
+    """
+    least = min(_candidates(source, replace(tensors, bits=LEAST)).values(), default=0.0)
+    if least > budget:
+        raise too_few(budget, least, at_least=True)
 
 
 def _sequences(
@@ -364,6 +390,7 @@ def _sequences(
         seq_len=settings.seq_len,
         seed=settings.seed,
         vocab_size=vocabulary,
+        longest=max_positions(model.model.config.get_text_config()),
     )
     record = Calibration(
         name=text.name,

@@ -24,6 +24,7 @@ from torch import nn
 from ucaudit.core.errors import InputError, ModelError
 from ucaudit.core.progress import Progress
 from ucaudit.lab.compress_blocks import spans
+from ucaudit.lab.compress_finite import require_finite_layer
 from ucaudit.lab.compress_layer import choose_places
 from ucaudit.lab.compress_layers import Place
 from ucaudit.lab.compress_pass import Calls, enter, run_layer
@@ -40,6 +41,7 @@ _COARSE: Final = 4
 SEQUENCES: Final = 16
 """How many of the calibration sequences are used."""
 _CHUNK: Final = 1 << 22
+_NOT_FINITE: Final = "the layer's output is infinite or not a number"
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -90,6 +92,7 @@ def find_units(
     for index in range(model.count):
         model.prefetch(index + 1)
         with model.loaded(index) as layer:
+            require_finite_layer(layer, source, model.names(index))
             _, chosen = choose_places(
                 layer,
                 model.targets(index),
@@ -98,8 +101,10 @@ def find_units(
                 probe=(hidden[:1], calls[index].first),
             )
             for place in chosen:
-                require_storable(place.rows_of(layer), place.name)
+                require_storable(place.rows_of(layer), place.name, settings.group)
             after = run_layer(layer, hidden, calls[index])
+            if not bool(after.isfinite().all()):
+                raise ModelError(_NOT_FINITE, subject=f"{model.prefix}{index}")
             for members in _units(chosen):
                 error = _felt(layer, members, settings.group, hidden, calls[index], after)
                 shapes = {
@@ -146,10 +151,11 @@ def share_bits(units: Sequence[Unit], settings: TensorSettings, budget: float) -
         bits[best] += 1
 
 
-def too_few(budget: float, least: float) -> InputError:
-    """The refusal of a budget below what the fewest bits take."""
+def too_few(budget: float, least: float, *, at_least: bool = False) -> InputError:
+    """The refusal of a budget below what the fewest bits take, exactly or at least."""
+    take = "take at least" if at_least else "take"
     return InputError(
-        f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays take {least:.2f}",
+        f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays {take} {least:.2f}",
         hint="a larger --budget or --group, or a smaller --rank",
     )
 
@@ -179,7 +185,7 @@ def _felt(
     size = after.double().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
     felt = float((change / size).mean())
     if not math.isfinite(felt):
-        raise ModelError("a layer's output is infinite or not a number", subject=members[0].name)
+        raise ModelError(f"with this weight rounded {_NOT_FINITE}", subject=members[0].name)
     return felt
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ucaudit.lab.compress_finite import require_finite_layer
 from ucaudit.lab.compress_train import Divergence
 from ucaudit.models.layers import call_layer, find_layers, record_calls
 from ucaudit.models.runtime import load_model
@@ -27,6 +28,7 @@ class OutputDivergence:
 
     def __init__(self, source: TensorSource, ids: torch.Tensor) -> None:
         model = load_model(source, dtype=torch.float32, device="cpu")
+        require_finite_layer(model, source, [spec.name for spec in source.specs])
         _, self._layers = find_layers(model)
         entered = record_calls(model, ids[:1])
         self._calls = entered.calls

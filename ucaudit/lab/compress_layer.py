@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ucaudit.core.errors import ModelError
+from ucaudit.lab.compress_finite import require_finite
 from ucaudit.lab.compress_layers import (
     Matrix,
     Place,
@@ -22,7 +23,7 @@ from ucaudit.lab.compress_layers import (
 )
 from ucaudit.lab.compress_pass import Calls, Replacements, run_layer
 from ucaudit.lab.compress_quantise import Grid, fit_grid
-from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights, require_finite, require_storable
+from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights, require_storable
 from ucaudit.lab.compress_train import Lesson, train_layer
 from ucaudit.models.layers import Call
 from ucaudit.packs.codecs.base import TensorSource
@@ -194,7 +195,7 @@ class _Stack:
         settings = self.settings.of_stack()
         if self._grid is None:
             whole = self.layer.get_parameter(self.place.matrix.parameter).detach().flatten(0, 1)
-            require_storable(whole, self.place.name)
+            require_storable(whole, self.place.name, settings.group)
             self._grid = fit_grid(whole, torch.ones(whole.shape[1]), settings.bits, settings.group)
         (tensor,) = encode_weights({self.place.name: weight}, inputs, settings, grid=self._grid)
         self.made[expert] = tensor

@@ -157,20 +157,57 @@ def compressible(
     """Those places whose weight is compressed.
 
     That is: the weights of ``nn.Linear`` modules, and stacked parameters whose slices the layer multiplies by. Not
-    the weights that choose experts: a Linear with as many outputs as the model has experts.
+    the weights that choose experts: see :func:`_routers`.
     """
     read = {item.matrix.parameter for item in reads}
-    experts = {getattr(config, name, None) for name in _EXPERT_COUNTS} - {None}
+    counts = {count for name in _EXPERT_COUNTS if isinstance(count := getattr(config, name, None), int)}
+    routers = _routers(layer, counts)
     linear = {
         f"{name}.weight"
         for name, module in layer.named_modules()
-        if type(module) is nn.Linear and module.out_features not in experts
+        if type(module) is nn.Linear and name not in routers
     }
     return [
         place
         for place in places
         if (place.matrix.parameter in linear if place.matrix.expert < 0 else place.matrix.parameter in read)
     ]
+
+
+def _routers(layer: nn.Module, counts: set[int]) -> set[str]:
+    """The modules that choose experts: a Linear with as many outputs as there are experts, in their block.
+
+    Sizes coincide: key and value projections, or a shared expert's gate and up, may have as many outputs. So it
+    must be the only such Linear in its parent, and must lie in a block of the layer that holds experts too. Where
+    experts hang at the layer itself, or cannot be recognised, any block will do: a router that is taken for a
+    weight costs more than a weight that is taken for a router.
+    """
+    modules = dict(layer.named_modules())
+    blocks = {name.partition(".")[0] if "." in name else "" for name in _experts(layer, counts)} or {""}
+    found = set()
+    for name, module in modules.items():
+        if type(module) is not nn.Linear or module.out_features not in counts:
+            continue
+        beside = modules[name.rpartition(".")[0]].children()
+        alike = [one for one in beside if type(one) is nn.Linear and one.out_features == module.out_features]
+        if len(alike) == 1 and any(not block or name.startswith(f"{block}.") for block in blocks):
+            found.add(name)
+    return found
+
+
+def _experts(layer: nn.Module, counts: set[int]) -> list[str]:
+    """The modules that hold all experts of a layer: as many modules, or matrices in one parameter."""
+    stacks = [
+        name.rpartition(".")[0]
+        for name, parameter in layer.named_parameters()
+        if parameter.ndim == _STACK and len(parameter) in counts and min(parameter.shape) > 1  # not a convolution
+    ]
+    lists = [
+        name
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) in counts
+    ]
+    return stacks + lists
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,13 @@ def fit_overlay(difference: torch.Tensor, moment: torch.Tensor, rank: int) -> En
     Args:
         difference: float32 [rows, columns]: what the correction should be.
         moment: float32 [columns, columns], positive definite.
-        rank: at most the smaller side is used; the factors are filled up with zeros.
+        rank: at most that of the smaller side, since more would be zeros.
 
     Returns:
         Factors whose product, as the decoder computes it, is near ``difference``.
     """
     rows, columns = difference.shape
-    used = min(rank, rows, columns)
-    right = _leading_rows(difference.double(), moment.double(), used)
+    right = _leading_rows(difference.double(), moment.double(), min(rank, rows, columns))
     right = right / right.abs().amax(1, keepdim=True).clamp_min(_SMALLEST_FACTOR)
     # Column factors are shared by all ranks, so that one int8 grid fits every column's size.
     v, cols = _to_int8(right, 0)
@@ -41,12 +40,7 @@ def fit_overlay(difference: torch.Tensor, moment: torch.Tensor, rank: int) -> En
     gram.diagonal().add_(float(gram.diagonal().mean()) * _RIDGE + _SMALLEST_FACTOR)
     left = torch.linalg.solve(gram, (difference.double() @ across).T).T
     u, factors = _to_int8(left, 1)
-    return EncodedOverlay(
-        torch.nn.functional.pad(u, (0, rank - used)),
-        torch.nn.functional.pad(v, (0, 0, 0, rank - used)),
-        factors,
-        cols,
-    )
+    return EncodedOverlay(u, v, factors, cols)
 
 
 def _leading_rows(difference: torch.Tensor, moment: torch.Tensor, rank: int) -> torch.Tensor:

@@ -34,6 +34,13 @@ _TINY: Final = 2.0**-24
 _BLOCK: Final = 64
 _LARGEST_F16: Final = 65504.0
 LARGEST_WEIGHT: Final = _LARGEST_LEVEL * _LARGEST_F16
+_LEAST_STEPS: Final = 16
+SMALLEST_GROUP: Final = _LARGEST_LEVEL * _TINY * _LEAST_STEPS
+"""The largest weight of a group whose scale is 16 of float16's smallest steps: 127 · 16 · 2^-24, about 1.2e-4.
+
+Below it a step is more than 1/16 of the scale. On bell-shaped weights in groups of 64, scales of 16 steps made the
+error 3% larger at 5 bits and 16% at 8, scales of 4 steps 13% and 210%. Below half a step a scale becomes zero.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def damp(moment: torch.Tensor, damping: float) -> torch.Tensor:
         ModelError: not finite.
     """
     if not bool(moment.isfinite().all()):
-        raise ModelError("the inputs of a layer are not finite on the calibration text")
+        raise ModelError("what it is multiplied with is infinite or not a number on the calibration text")
     exact = moment.double()
     exact = (exact + exact.T) / 2
     level = float(exact.diagonal().mean()) * damping
@@ -225,6 +232,23 @@ def _fit_blocks(blocks: torch.Tensor, weights: torch.Tensor, grid: Grid) -> torc
             least = torch.where(better, error, least)
             best = torch.where(better, candidate, best)
     return best.half()
+
+
+def share_of_small_groups(weight: torch.Tensor, group: int) -> float:
+    """The share of a weight's sum of squares that lies in groups below :data:`SMALLEST_GROUP`; of zeros, 0.
+
+    Args:
+        weight: float32 [rows, columns], finite.
+        group: columns a scale.
+    """
+    pad = -weight.shape[1] % group
+    small = total = 0.0
+    for span in spans(len(weight), max(1, _CHUNK // (weight.shape[1] + pad))):
+        blocks = torch.nn.functional.pad(weight[span], (0, pad)).view(-1, group)
+        squares = blocks.double().square().sum(1)
+        total += float(squares.sum())
+        small += float(squares[blocks.abs().amax(1) < SMALLEST_GROUP].sum())
+    return small / total if total else 0.0
 
 
 def round_nearest(weight: torch.Tensor, scales: torch.Tensor, grid: Grid, group: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from ucaudit.core.errors import CorpusError, ModelError
 from ucaudit.core.windows import draw
-from ucaudit.lab.corpus import Corpus, bos_token, tokenise
+from ucaudit.lab.corpus import Corpus, bos_token, require_readable, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,14 +33,25 @@ class CalibrationTokens:
 
 
 def draw_sequences(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, *, sequences: int, seq_len: int, seed: int, vocab_size: int
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sequences: int,
+    seq_len: int,
+    seed: int,
+    vocab_size: int,
+    longest: int | None = None,
 ) -> CalibrationTokens:
     """Cut the text into sequences and draw some of them by seed, as the evaluation does; all, if it has fewer.
 
+    ``longest``: the model's longest input, BOS included; None if there is no limit.
+
     Raises:
         CorpusError: not even :data:`MINIMUM_SEQUENCES` of them.
-        ModelError: the tokenizer belongs to another model.
+        ModelError: the tokenizer belongs to another model, or sequences longer than the model can read.
     """
+    bos = bos_token(tokenizer)
+    require_readable("sequences", seq_len, bos, longest)
     stream = tokenise(corpus, tokenizer).long()
     available = len(stream) // seq_len
     if available < MINIMUM_SEQUENCES:
@@ -50,7 +61,6 @@ def draw_sequences(
         )
     chosen = draw(available, min(sequences, available), seed, corpus.sha256)
     ids = stream[: available * seq_len].view(available, seq_len)[list(chosen)]
-    bos = bos_token(tokenizer)
     if bos is not None:
         ids = torch.cat([torch.full((len(ids), 1), bos), ids], 1)
     if int(ids.max()) >= vocab_size:

@@ -10,10 +10,12 @@ import torch
 
 from ucaudit.core.errors import ModelError
 from ucaudit.lab.compress_blocks import both, each
+from ucaudit.lab.compress_finite import require_finite
 from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
     DAMPING,
     LARGEST_WEIGHT,
+    SMALLEST_GROUP,
     Grid,
     Metric,
     damp,
@@ -22,15 +24,19 @@ from ucaudit.lab.compress_quantise import (
     fit_scales,
     round_nearest,
     round_with_feedback,
+    share_of_small_groups,
 )
 from ucaudit.lab.compress_refine import refine
 from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor
 
-REVISION: Final = 3
+REVISION: Final = 4
 """Of the encoder: grows with every change that gives other packs, so that no run of an older one is taken up."""
 METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form int8 overlay, refinement"
 _FEW: Final = 64
 """With fewer positions than about a hundred times this, damping grows."""
+
+_MOST_IN_SMALL_GROUPS: Final = 0.01
+"""Of a weight's sum of squares. A few dead groups among others are nothing that the product would miss."""
 
 METHOD_OF_TRAINING: Final = ", training of codes, scales and overlay"
 METHOD_WITHOUT_TEXT: Final = "fitted levels, scale search, nearest rounding, int8 overlay and its refinement"
@@ -43,7 +49,7 @@ class TensorSettings:
     Attributes:
         bits: of one code, 2 to 8.
         group: columns that share a scale.
-        rank: of the overlay; 0 for none.
+        rank: of the overlay; 0 for none. A weight with a shorter side gets that instead: more would be zeros.
     """
 
     bits: int = 5
@@ -58,7 +64,8 @@ class TensorSettings:
         """Bits a weight of a matrix of this size: codes with their padding, levels, scales, overlay."""
         codes = 8 * self.bits * rows * -(-columns // 8)
         scales = 16 * rows * -(-columns // self.group)
-        factors = (8 * self.rank + 16) * (rows + columns) if self.rank else 0
+        rank = min(self.rank, rows, columns)
+        factors = (8 * rank + 16) * (rows + columns) if rank else 0
         return (codes + scales + factors + (8 << self.bits)) / (rows * columns)
 
 
@@ -80,14 +87,14 @@ class Inputs:
         return max(DAMPING, _FEW / (self.positions + _FEW))
 
 
-def require_finite(tensor: torch.Tensor, name: str) -> None:
-    """Raises ModelError if a tensor holds NaN or infinity."""
-    if not bool(tensor.isfinite().all()):
-        raise ModelError("NaN or infinity in a weight", subject=name)
+def require_storable(weight: torch.Tensor, name: str, group: int) -> None:
+    """Raises ModelError if a weight holds NaN, infinity, or sizes that no level times a float16 scale can be.
 
-
-def require_storable(weight: torch.Tensor, name: str) -> None:
-    """Raises ModelError if a weight is NaN, infinite, or beyond what a level times a float16 scale can be."""
+    Args:
+        weight: float32, its groups along the last axis.
+        name: in the checkpoint.
+        group: columns that share a scale.
+    """
     require_finite(weight, name)
     largest = max(map(abs, map(float, weight.aminmax()))) if weight.numel() else 0.0
     if largest > LARGEST_WEIGHT:
@@ -96,6 +103,23 @@ def require_storable(weight: torch.Tensor, name: str) -> None:
             subject=name,
             hint="check the checkpoint: a model that works has no such weights",
         )
+    share = share_of_small_groups(weight.flatten(0, -2), group)
+    if share > _MOST_IN_SMALL_GROUPS:
+        raise ModelError(
+            f"{share:.0%} of its sum of squares lies in groups whose largest weight is below {SMALLEST_GROUP:.2g}: "
+            "float16 scales are too coarse for them",
+            subject=name,
+            hint="scale the weight up, and what it is multiplied with or by down",
+        )
+
+
+def _moment_of(inputs: Inputs | None, columns: int, name: str) -> torch.Tensor:
+    if inputs is None:
+        return damp(torch.eye(columns), DAMPING)
+    try:
+        return damp(inputs.moment, inputs.damping)
+    except ModelError as error:
+        raise ModelError(error.message, subject=name) from error
 
 
 def encode_weights(
@@ -116,12 +140,13 @@ def encode_weights(
         grid: the levels, if others share them; otherwise they are fitted.
 
     Raises:
-        ModelError: see :func:`require_storable`.
+        ModelError: see :func:`require_storable`; or the inputs are not finite.
     """
-    for name, weight in weights.items():
-        require_storable(weight, name)
+    if grid is None:  # who shares levels out among parts of a tensor has looked at the whole
+        for name, weight in weights.items():
+            require_storable(weight, name, settings.group)
     stack = torch.cat(list(weights.values()))
-    damped = damp(torch.eye(stack.shape[1]), DAMPING) if inputs is None else damp(inputs.moment, inputs.damping)
+    damped = _moment_of(inputs, stack.shape[1], next(iter(weights)))
     moment = damped.float()
     (order, factor), chosen = both(
         lambda: factorise(damped),

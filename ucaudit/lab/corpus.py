@@ -42,6 +42,7 @@ __all__ = [
     "draw",
     "load_corpus",
     "majority_documents",
+    "require_readable",
     "require_same_tokenizer",
     "tokenise",
     "tokenise_documents",
@@ -242,14 +243,7 @@ def cut_windows(
     if seq_len < MIN_SEQ_LEN:
         raise InputError(f"seq_len must be at least {MIN_SEQ_LEN}, found {seq_len}")
     bos = bos_token(tokenizer)
-    length = seq_len + (bos is not None)
-    if max_positions is not None and length > max_positions:
-        extra = " with the BOS token" if bos is not None else ""
-        raise ModelError(
-            f"windows of {length} tokens{extra}, the model reads at most {max_positions}",
-            subject="config.json",
-            hint=f"--seq-len {max_positions - (bos is not None)}",
-        )
+    require_readable("windows", seq_len, bos, max_positions)
     ids, ends = tokenise_documents(corpus, tokenizer)
     available = len(ids) // seq_len
     try:
@@ -273,6 +267,18 @@ def cut_windows(
     return Windows(
         *(corpus, tokenizer_digest, bos, len(ids), available, seq_len, seed, indexes, rows, documents), share=part
     )
+
+
+def require_readable(what: str, seq_len: int, bos: int | None, max_positions: int | None) -> None:
+    """Refuse pieces of text that are longer than a model can read, the BOS token counted. Raises ModelError."""
+    length = seq_len + (bos is not None)
+    if max_positions is not None and length > max_positions:
+        extra = " with the BOS token" if bos is not None else ""
+        raise ModelError(
+            f"{what} of {length} tokens{extra}, the model reads at most {max_positions}",
+            subject="config.json",
+            hint=f"--seq-len {max_positions - (bos is not None)}",
+        )
 
 
 def majority_documents(ends: Sequence[int], windows: Sequence[int], seq_len: int) -> tuple[int, ...]:

@@ -8,14 +8,16 @@ would make every later figure meaningless.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ucaudit.core import strictjson
-from ucaudit.core.errors import ModelError, missing_extra
+from ucaudit.core.errors import ModelError, OutputError, missing_extra
+from ucaudit.core.files import output_error
 
 try:
     import torch
@@ -172,26 +174,21 @@ def load_tokenizer(source: TensorSource) -> PreTrainedTokenizerBase:
 
     Raises:
         ModelError: no tokenizer files, or transformers cannot read them without running code from them.
+        OutputError: they do not fit the directory of temporary files, where transformers reads them.
     """
     wanted = sorted(name for name in source.carried_files() if name in TOKENIZER_FILES)
     if not {"tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"} & set(wanted):
         raise ModelError("no tokenizer files", subject="tokenizer.json")
-    with tempfile.TemporaryDirectory(prefix="ucaudit-tokenizer-") as folder:
-        for name in wanted:
-            with source.open_carried(name) as handle:
-                data = handle.read(_MAX_CARRIED_BYTES + 1)
-            if len(data) > _MAX_CARRIED_BYTES:
-                raise ModelError(f"larger than {_MAX_CARRIED_BYTES} bytes", subject=name)
-            (Path(folder) / name).write_bytes(data)
-        config = {key: value for key, value in source.config().items() if key not in _CONFIG_KEYS_DROPPED}
-        (Path(folder) / "config.json").write_bytes(strictjson.dumps(config))
+    files = {name: _carried(source, name) for name in wanted}
+    config = {key: value for key, value in source.config().items() if key not in _CONFIG_KEYS_DROPPED}
+    files["config.json"] = strictjson.dumps(config)
+    with _temporary(files) as folder:
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # tokenizers raises plain Exception for a bad merge or pattern
-            config_file = Path(folder) / "tokenizer_config.json"
-            if config_file.exists() and b'"auto_map"' in config_file.read_bytes():
+            if b'"auto_map"' in files.get("tokenizer_config.json", b""):
                 raise ModelError(
                     "the tokenizer needs code of its own (auto_map), and nothing from a pack is ever run",
                     subject="tokenizer_config.json",
@@ -199,6 +196,30 @@ def load_tokenizer(source: TensorSource) -> PreTrainedTokenizerBase:
                 ) from error
             raise ModelError(f"not a usable tokenizer: {one_line(error)}", subject="tokenizer.json") from error
     return tokenizer
+
+
+def _carried(source: TensorSource, name: str) -> bytes:
+    with source.open_carried(name) as handle:
+        data = handle.read(_MAX_CARRIED_BYTES + 1)
+    if len(data) > _MAX_CARRIED_BYTES:
+        raise ModelError(f"larger than {_MAX_CARRIED_BYTES} bytes", subject=name)
+    return data
+
+
+@contextmanager
+def _temporary(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A directory that holds these files and is gone afterwards."""
+    with ExitStack() as held:
+        folder = os.environ.get("TMPDIR", "")
+        try:
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="ucaudit-tokenizer-"))
+            for name, data in files.items():
+                (Path(folder) / name).write_bytes(data)
+        except OSError as error:
+            message = output_error(Path(folder), error).message
+            hint = "make room there, or set TMPDIR to another directory"
+            raise OutputError(message, subject=folder or "TMPDIR", hint=hint) from error
+        yield folder
 
 
 def runtime_record(model: PreTrainedModel) -> dict[str, str]:

@@ -67,8 +67,8 @@ class StreamedModel:
         prefix: of their names, up to the index (``model.layers.``).
 
     Raises:
-        ModelError: a configuration that transformers cannot build, tensors that belong to no module, or a family
-            whose layers are not a plain list.
+        ModelError: a configuration that transformers cannot build, tensors that belong to no module, a tensor
+            outside the layers that the checkpoint does not have, or a family whose layers are not a plain list.
     """
 
     def __init__(
@@ -85,9 +85,10 @@ class StreamedModel:
         self.prefix = f"{path}."
         self.count = len(layers)
         self._parts = self._assign()
+        self._require_outer()
 
-    def names(self, layer: int) -> Sequence[str]:
-        """The checkpoint's tensors of one layer."""
+    def names(self, layer: int | None) -> Sequence[str]:
+        """The checkpoint's tensors of one layer; with None, those of no layer."""
         return self._parts[layer]
 
     def target(self, name: str) -> str:
@@ -190,8 +191,9 @@ class StreamedModel:
 
     @contextmanager
     def _held(self, names: Sequence[str]) -> Iterator[None]:
-        self._load(names)
-        self.model.tie_weights()
+        missing = self._load(names)
+        # As when the whole model is loaded: also where the files hold the head and not the embedding.
+        self.model.tie_weights(missing_keys=missing, recompute_mapping=False)
         try:
             yield
         finally:
@@ -240,6 +242,29 @@ class StreamedModel:
         if unknown:
             raise unloadable("unexpected", unknown, self.family)
         return parts
+
+    def _require_outer(self) -> None:
+        """Refuse a checkpoint without its embedding, final norm or head; a layer is looked at when it is loaded.
+
+        What may be missing is the library's rule, as when it loads the whole model: tied names of which one is
+        there, names that the family leaves out, and names that a rule makes of a tensor with another name.
+        """
+        ties = self.model.all_tied_weights_keys
+        there = {self.target(name) for name in self._parts[None]}
+        there |= {stored for tied, stored in ties.items() if tied in there}
+        there |= {tied for tied, stored in ties.items() if stored in there}
+        rules = [rule for rule in self._mapping() if isinstance(rule, WeightConverter)]
+        made = [re.escape(name) for rule in rules for name in rule.target_patterns[1:]]
+        left_out = [*(self.model._keys_to_ignore_on_load_missing or ()), *made]
+        missing = [
+            name
+            for name in self._known()
+            if name not in there
+            and not name.startswith(self.prefix)
+            and not any(re.search(pattern, name) for pattern in left_out)
+        ]
+        if missing:
+            raise unloadable("missing", missing, self.family)
 
     def _mapping(self) -> list[Any]:
         if "_rules" not in self.__dict__:

@@ -298,6 +298,7 @@ def test_an_interrupted_run_leaves_no_pack_and_the_same_command_goes_on(tmp_path
     model = make_model(tmp_path / "model", hidden_size=64, intermediate_size=128, num_hidden_layers=6)
     (tmp_path / "text.txt").write_text(make_text(10_000), encoding="utf-8")
     words = [sys.executable, "-m", "ucaudit", "pack", model, "--out", tmp_path / "pack", "--threads", "1"]
+    words += ["--seq-len", "128"]
     words = [str(word) for word in (*words, "--calibration", tmp_path / "text.txt")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ)
     deadline = time.monotonic() + 120

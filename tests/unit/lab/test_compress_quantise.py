@@ -150,7 +150,7 @@ def test_a_metric_of_silent_or_infinite_inputs():
     assert torch.equal(metric.moment, torch.eye(8))
     broken = torch.eye(8)
     broken[0, 0] = math.inf
-    with pytest.raises(ModelError, match="not finite"):
+    with pytest.raises(ModelError, match="infinite or not a number"):
         make_metric(broken)
 
 
@@ -164,7 +164,7 @@ def test_overlay_is_near_the_best_approximation(shape):
     singular = torch.linalg.svdvals(difference.double() @ torch.linalg.cholesky(moment.double()))
     best = float(singular[4:].square().sum())
     whole = float(singular.square().sum())
-    assert overlay.rank == 4
+    assert overlay.rank == min(4, *shape)  # more would be zeros
     assert left - best < 0.02 * whole
     for factor in (overlay.u, overlay.v):
         assert factor.dtype == torch.int8 and factor.abs().max() <= 127 and (factor != -128).all()

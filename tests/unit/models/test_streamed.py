@@ -5,6 +5,7 @@ import torch
 from families import FAMILIES, make_family
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import MistralForCausalLM
 
 from ucaudit.core.errors import ModelError
 from ucaudit.models.layers import record_calls, same_call
@@ -83,6 +84,48 @@ def test_a_missing_tensor_is_named(tmp_path):
             pass
         with pytest.raises(ModelError, match=f"1 tensors missing: {name}"), model.loaded(1):
             pass
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"])
+def test_a_missing_tensor_outside_the_layers_is_named_at_once(tmp_path, name):
+    path = changed(make_family("mistral", tmp_path / "m"), lambda tensors: tensors.pop(name))
+    with open_source(path) as source, pytest.raises(ModelError, match=f"1 tensors missing: {name}"):
+        StreamedModel(source, dtype=torch.float32, device="cpu")
+
+
+def test_without_the_embedding_nothing_is_tied_to_it(tmp_path):
+    path = changed(
+        make_family("llama-tied", tmp_path / "m"), lambda tensors: tensors.pop("model.embed_tokens.weight")
+    )
+    with (
+        open_source(path) as source,
+        pytest.raises(ModelError, match=r"2 tensors missing: lm_head\.weight, model\."),
+    ):
+        StreamedModel(source, dtype=torch.float32, device="cpu")
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_tied_embedding_may_be_stored_as_the_head(tmp_path, both):
+    """Alone, or besides an embedding that differs: the library then ties nothing."""
+
+    def change(tensors):
+        embedding = tensors.pop("model.embed_tokens.weight")
+        tensors["lm_head.weight"] = embedding
+        if both:
+            tensors["model.embed_tokens.weight"] = 2 * embedding
+
+    with open_source(changed(make_family("llama-tied", tmp_path / "m"), change)) as source:
+        whole = load_model(source, dtype=torch.float32, device="cpu")
+        model = StreamedModel(source, dtype=torch.float32, device="cpu")
+        with torch.inference_mode():
+            assert torch.equal(streamed_logits(model, IDS), whole(input_ids=IDS, use_cache=False).logits[0])
+
+
+def test_a_name_that_the_family_leaves_out_may_be_missing(tmp_path, monkeypatch):
+    path = changed(make_family("mistral", tmp_path / "m"), lambda tensors: tensors.pop("model.norm.weight"))
+    monkeypatch.setattr(MistralForCausalLM, "_keys_to_ignore_on_load_missing", [r"model\.norm\."])
+    with open_source(path) as source:
+        StreamedModel(source, dtype=torch.float32, device="cpu")
 
 
 def test_a_missing_expert_is_found(tmp_path):

@@ -26,7 +26,7 @@ OWNER = "Ω <owner>"
 
 
 def excuse(record: Attestation) -> Attestation:
-    item = PolicyExceptionRecord(claim="ppl-ratio", owner=OWNER, rationale="pilot", expires="2027-01-31T00:00:00Z")
+    item = PolicyExceptionRecord(claim="ppl-ratio", owner=OWNER, rationale="pilot", expires="2099-01-31T00:00:00Z")
     excused = record.model_copy(update={"exceptions": (item,)})
     return excused.model_copy(
         update={"determination": determine(excused.claims, excused.exceptions, excused.created)}
