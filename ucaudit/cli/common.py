@@ -265,8 +265,10 @@ def prepare_compute(device: str, threads: int | None) -> str:
 
 
 def json_line(document: dict[str, Any]) -> str:
-    """A JSON object in one line. What is no Unicode, as in the name of a file, is escaped."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    """A JSON object in one line. Escaped is what is no Unicode, as a file's name may be; or all but ASCII, where
+    standard output is not UTF-8."""
+    plain = "utf" not in (sys.stdout.encoding or "utf-8").lower()
+    text = json.dumps(document, ensure_ascii=plain, allow_nan=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")  # writes a surrogate as JSON does: \\udcff
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,9 +117,9 @@ def files_read(asked: Asked, packs: list[Path]) -> list[Path]:
     """What is read besides the packs, as far as it is there; of a directory of everybody's bundles, nothing."""
     from ucaudit.evidence.archive import SUFFIX
     from ucaudit.packs.batch import evidence_for
-    from ucaudit.packs.judging import BESIDE
+    from ucaudit.packs.judging import place_beside
 
-    evidence = {evidence_for(pack, asked.evidence) or pack.with_name(pack.name + BESIDE + SUFFIX) for pack in packs}
+    found = {evidence_for(pack, asked.evidence) or place_beside(pack, SUFFIX) for pack in packs}
     named = (
         asked.trust,
         *(file_of(text) for text in asked.policies),
@@ -126,9 +127,15 @@ def files_read(asked: Asked, packs: list[Path]) -> list[Path]:
         Path(asked.svr_key) if asked.svr_key is not None else None,
         asked.password_file,
         asked.good,
-        *(path for path in evidence if not path.is_dir()),
+        *(path for path in found if not _is_directory(path)),
     )
     return [path for path in named if path is not None]
+
+
+def _is_directory(path: Path) -> bool:
+    with suppress(OSError):  # what may not be looked at is reported by whoever judges it
+        return path.is_dir()
+    return False
 
 
 def file_of(text: str) -> Path:

@@ -10,7 +10,7 @@ import click
 
 from ucaudit.cli.common import Output, printable
 from ucaudit.cli.gate_asked import Asked, files_read, packs_asked
-from ucaudit.core.errors import InputError, RefusedError, UcauditError
+from ucaudit.core.errors import InputError, OutputError, RefusedError, UcauditError
 
 if TYPE_CHECKING:
     from ucaudit.evidence.checks import Verification
@@ -53,7 +53,7 @@ class Outputs:
             _write(asked.junit, junit_error(self._suite, "unfinished", "the gate was started and did not finish"))
 
     def _require_places(self) -> None:
-        """No output may be an input, lie in one, or be another output. Raises RefusedError."""
+        """No output may be an input, lie in one, or be another output. Raises RefusedError, OutputError."""
         asked = self._asked
         named = (
             ("--junit", asked.junit),
@@ -69,6 +69,8 @@ class Outputs:
         inputs = [*self.packs, *files_read(asked, self.packs)]
         taken: dict[str, str] = {}
         for option, path in places:
+            if option != "--cache" and (path in self.verdicts or path == asked.junit):
+                _require_replaceable(path)
             refuse_inside_bundle(path)
             require_outside(path, *inputs)
             other = taken.setdefault(os.path.realpath(path), option)
@@ -211,6 +213,13 @@ def _found(outcome: Outcome) -> Verification | UcauditError:
         return outcome.judged.result
     assert outcome.error is not None
     return outcome.error
+
+
+def _require_replaceable(target: Path) -> None:
+    """Raises OutputError for a device, a pipe or a directory."""
+    if os.path.lexists(target) and not target.is_file():
+        what = "is a directory" if target.is_dir() else "not a regular file"
+        raise OutputError(f"cannot write: {what}", subject=str(target), hint="choose another output path")
 
 
 def _remove(target: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from typing import IO, Any, Final
 
@@ -55,7 +56,9 @@ class _Outlet(io.FileIO):
         """Raises OutputError, once, unless this is where errors themselves go."""
         if not self._gone:
             try:
-                return super().write(data) or 0
+                while (count := super().write(data)) is None:  # a stream that does not wait is waited for
+                    select.select([], [self.fileno()], [])
+                return count
             except OSError as error:
                 self._gone = True
                 if self._called is not None and not isinstance(error, BrokenPipeError):

@@ -29,7 +29,7 @@ from ucaudit.lab.compress_layer import choose_places
 from ucaudit.lab.compress_layers import Place
 from ucaudit.lab.compress_pass import Calls, enter, run_layer
 from ucaudit.lab.compress_quantise import Grid, curved_levels, fit_scales, round_nearest, spread_scales
-from ucaudit.lab.compress_tensors import TensorSettings, require_storable
+from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.packs.codecs.base import TensorSource
 
 if TYPE_CHECKING:
@@ -97,11 +97,10 @@ def find_units(
                 layer,
                 model.targets(index),
                 source,
+                group=settings.group,
                 config=model.model.config.get_text_config(),
                 probe=(hidden[:1], calls[index].first),
             )
-            for place in chosen:
-                require_storable(place.rows_of(layer), place.name, settings.group)
             after = run_layer(layer, hidden, calls[index])
             if not bool(after.isfinite().all()):
                 raise ModelError(_NOT_FINITE, subject=f"{model.prefix}{index}")

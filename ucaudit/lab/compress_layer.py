@@ -23,7 +23,7 @@ from ucaudit.lab.compress_layers import (
 )
 from ucaudit.lab.compress_pass import Calls, Replacements, run_layer
 from ucaudit.lab.compress_quantise import Grid, fit_grid
-from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights, require_storable
+from ucaudit.lab.compress_tensors import Inputs, TensorSettings, encode_weights, is_too_small, require_storable
 from ucaudit.lab.compress_train import Lesson, train_layer
 from ucaudit.models.layers import Call
 from ucaudit.packs.codecs.base import TensorSource
@@ -77,7 +77,7 @@ def compress_layer(
     Raises:
         ModelError: NaN or infinity in a tensor, a weight of another dtype than BF16, or one too large to be stored.
     """
-    reads, chosen = choose_places(layer, targets, source, config=config, probe=probe)
+    reads, chosen = choose_places(layer, targets, source, group=settings.group, config=config, probe=probe)
     work = _Layer(layer, chosen, settings, bits)
     hidden = None
     if text is not None:
@@ -100,18 +100,22 @@ def choose_places(
     targets: dict[str, str],
     source: TensorSource,
     *,
+    group: int,
     config: PreTrainedConfig,
     probe: tuple[torch.Tensor, Call],
 ) -> tuple[list[Read], list[Place]]:
     """What a layer multiplies by, and the places of the weights that are compressed.
 
-    Arguments as for :func:`compress_layer`. Raises ModelError: such a weight is of another dtype than BF16.
+    Not those that are too small for float16 scales, as an expert that was never trained may be: they are carried.
+    Arguments as for :func:`compress_layer`. Raises ModelError: a weight of another dtype than BF16, or that cannot
+    be stored.
     """
     reads = record_reads(layer, *probe)
     chosen = compressible(layer, find_places(layer, targets, source.load), reads, config)
     for place in chosen:
         _require_bf16(source, place.name)
-    return reads, chosen
+        require_storable(place.rows_of(layer), place.name)
+    return reads, [place for place in chosen if not is_too_small(place.rows_of(layer).flatten(0, -2), group)]
 
 
 class _Layer:
@@ -195,7 +199,6 @@ class _Stack:
         settings = self.settings.of_stack()
         if self._grid is None:
             whole = self.layer.get_parameter(self.place.matrix.parameter).detach().flatten(0, 1)
-            require_storable(whole, self.place.name, settings.group)
             self._grid = fit_grid(whole, torch.ones(whole.shape[1]), settings.bits, settings.group)
         (tensor,) = encode_weights({self.place.name: weight}, inputs, settings, grid=self._grid)
         self.made[expert] = tensor

@@ -15,7 +15,6 @@ from ucaudit.lab.compress_overlay import fit_overlay
 from ucaudit.lab.compress_quantise import (
     DAMPING,
     LARGEST_WEIGHT,
-    SMALLEST_GROUP,
     Grid,
     Metric,
     damp,
@@ -87,14 +86,8 @@ class Inputs:
         return max(DAMPING, _FEW / (self.positions + _FEW))
 
 
-def require_storable(weight: torch.Tensor, name: str, group: int) -> None:
-    """Raises ModelError if a weight holds NaN, infinity, or sizes that no level times a float16 scale can be.
-
-    Args:
-        weight: float32, its groups along the last axis.
-        name: in the checkpoint.
-        group: columns that share a scale.
-    """
+def require_storable(weight: torch.Tensor, name: str) -> None:
+    """Raises ModelError if a weight is NaN, infinite, or beyond what a level times a float16 scale can be."""
     require_finite(weight, name)
     largest = max(map(abs, map(float, weight.aminmax()))) if weight.numel() else 0.0
     if largest > LARGEST_WEIGHT:
@@ -103,14 +96,16 @@ def require_storable(weight: torch.Tensor, name: str, group: int) -> None:
             subject=name,
             hint="check the checkpoint: a model that works has no such weights",
         )
-    share = share_of_small_groups(weight.flatten(0, -2), group)
-    if share > _MOST_IN_SMALL_GROUPS:
-        raise ModelError(
-            f"{share:.0%} of its sum of squares lies in groups whose largest weight is below {SMALLEST_GROUP:.2g}: "
-            "float16 scales are too coarse for them",
-            subject=name,
-            hint="scale the weight up, and what it is multiplied with or by down",
-        )
+
+
+def is_too_small(weight: torch.Tensor, group: int) -> bool:
+    """Whether float16 scales are too coarse for a weight.
+
+    Args:
+        weight: float32 [rows, columns], finite.
+        group: columns that share a scale.
+    """
+    return share_of_small_groups(weight, group) > _MOST_IN_SMALL_GROUPS
 
 
 def _moment_of(inputs: Inputs | None, columns: int, name: str) -> torch.Tensor:
@@ -144,7 +139,7 @@ def encode_weights(
     """
     if grid is None:  # who shares levels out among parts of a tensor has looked at the whole
         for name, weight in weights.items():
-            require_storable(weight, name, settings.group)
+            require_storable(weight, name)
     stack = torch.cat(list(weights.values()))
     damped = _moment_of(inputs, stack.shape[1], next(iter(weights)))
     moment = damped.float()

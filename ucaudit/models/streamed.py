@@ -193,7 +193,8 @@ class StreamedModel:
     def _held(self, names: Sequence[str]) -> Iterator[None]:
         missing = self._load(names)
         # As when the whole model is loaded: also where the files hold the head and not the embedding.
-        self.model.tie_weights(missing_keys=missing, recompute_mapping=False)
+        with quiet_library():
+            self.model.tie_weights(missing_keys=missing, recompute_mapping=False)
         try:
             yield
         finally:

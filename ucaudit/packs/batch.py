@@ -21,7 +21,9 @@ from ucaudit.core.errors import (
     NotFoundError,
     UcauditError,
     UnavailableError,
+    unreadable,
 )
+from ucaudit.core.files import is_directory
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.evidence.policy import LoadedPolicy
 from ucaudit.evidence.trust import Trust
@@ -103,13 +105,13 @@ def packs_in(directory: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     Raises:
         NotFoundError: no such directory, or no pack in it.
     """
-    if not directory.is_dir():
+    if not is_directory(directory):
         raise NotFoundError("no such directory", subject=str(directory), hint="give the directory of the packs")
     try:
         entries = sorted(directory.iterdir())
+        found = [path for path in entries if not path.name.startswith(".") and may_be_weights(path)]
     except OSError as error:
-        raise InputError(f"cannot be listed: {error.strerror}", subject=str(directory)) from error
-    found = [path for path in entries if not path.name.startswith(".") and may_be_weights(path)]
+        raise unreadable(str(directory), error, what="cannot be listed") from error
     beside = {f"{path.name}{BESIDE}" for path in found}
     packs = tuple(path for path in found if path.name not in beside)
     if not packs:
@@ -227,6 +229,8 @@ def judge_one(
         )
     except UcauditError as error:
         problem = error
+    except PermissionError as error:
+        problem = unreadable(str(error.filename or task.pack), error)
     return Outcome(task, judged, problem, time.monotonic() - began)
 
 

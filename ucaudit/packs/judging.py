@@ -56,9 +56,14 @@ class Judged:
 
 def evidence_beside(pack: Path) -> Path:
     """Where evidence is looked for if nobody says where: ``PACK.evidence``, a directory or a ``.zip``."""
-    place = pack.with_name(pack.name + BESIDE)
-    archive = place.with_name(place.name + SUFFIX)
+    place, archive = place_beside(pack), place_beside(pack, SUFFIX)
     return archive if archive.exists() and not place.exists() else place
+
+
+def place_beside(pack: Path, suffix: str = "") -> Path:
+    """``PACK.evidence`` and a suffix; of ``.``, beside the working directory."""
+    named = pack if pack.name not in ("", "..") else pack.resolve()
+    return named.with_name(named.name + BESIDE + suffix)
 
 
 def judge_pack(

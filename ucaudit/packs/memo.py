@@ -110,7 +110,10 @@ class DigestCache(DigestMemo):
     def save(self) -> None:
         """Write the file if there is anything new; what goes wrong is put into :attr:`problem`."""
         self.join(self.learned())
-        if not self._changed or self._foreign:
+        if not self._changed:
+            return
+        if self._foreign:
+            self.problem = f"not kept: {self.path}: what lies there is left as it is"
             return
         kept = list(self._carried.items())[-MAX_ENTRIES:]
         entries = {" ".join(map(str, identity)): f"{digest} {kind}" for identity, (digest, kind) in kept}
@@ -128,8 +131,7 @@ class DigestCache(DigestMemo):
                 status = os.fstat(handle.fileno())
                 head = handle.read(len(_HEAD))
                 if head and head != _HEAD:
-                    self._foreign = True
-                    raise InputError("not a cache of ucaudit, and left as it is", subject=str(self.path))
+                    raise InputError("not a cache of ucaudit", subject=str(self.path))
                 if (reason := _untrustworthy(status)) is not None:
                     self.problem = f"not read: {self.path}: {reason}"
                     return
@@ -137,7 +139,10 @@ class DigestCache(DigestMemo):
             self._carried = _parse(data)
         except NotFoundError:
             return  # the first run, or somebody cleaned up
+        except MalformedRecordError as error:
+            self.problem = f"not read: {error}"
         except (InputError, OSError) as error:
+            self._foreign = True  # a device, a link, another's file: nothing of this run's may take its place
             self.problem = f"not read: {error}"
 
 

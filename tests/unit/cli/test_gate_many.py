@@ -1,6 +1,7 @@
 """`ucaudit gate` over many packs: which ones, which policy, one exit code; the cache and the signed verdicts."""
 
 import json
+import os
 import shutil
 import xml.etree.ElementTree as ET
 
@@ -346,6 +347,20 @@ def test_no_output_replaces_an_input(shop, tmp_path, option, place):
     else:
         assert ran.code == 3 and "which is an input" in ran.err
     assert files[place].read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--junit", "--cache", "--svr"])
+def test_no_output_replaces_what_is_no_file(shop, tmp_path, option):
+    os.mkfifo(tmp_path / "pipe")
+    words = ("--svr-key", generate(tmp_path / "keys", "gate", password=None)[0]) if option == "--svr" else ()
+    ran = shop.gate(shop.lay("pack"), option, tmp_path / "pipe", *words)
+    assert ran.code == (0 if option == "--cache" else 4)  # a cache never decides whether the gate runs
+    assert "not a regular file" in ran.err and (tmp_path / "pipe").is_fifo()
+
+
+def test_the_working_directory_is_a_pack(shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(shop.lay("pack"))
+    assert shop.gate(".", "--junit", tmp_path / "gate.xml").code == 0
 
 
 def test_two_outputs_are_two_files(shop, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,26 @@ def test_a_name_that_is_no_unicode_is_escaped_in_json(shell, evidence, tmp_path)
         ran = shell("", evidence["good"], "--json", pack=f"{tmp_path}/pk\udcff", env=env)
         assert ran.returncode == 3
         assert "pk\udcff: no such" in json.loads(ran.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_json_in_every_encoding(shell, evidence, tmp_path, encoding):
+    name = f"{tmp_path}/é\N{PACKAGE}\udcff"
+    ran = shell("", evidence["good"], "--json", pack=name, env={"PYTHONIOENCODING": encoding})
+    assert ran.returncode == 3
+    assert f"{name}: no such" in json.loads(ran.stdout.decode(encoding))["error"]["message"]
+
+
+def test_a_reader_that_is_slow_gets_everything(tmp_path):
+    """Standard output that does not wait, and a pipe that is full for a while."""
+    code = (
+        "import os, sys\nos.set_blocking(1, False)\n"
+        "from ucaudit.cli.streams import settle_streams\nsettle_streams()\n"
+        "sys.stdout.write('x' * 1_000_000)\nsys.stdout.flush()\n"
+    )
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
+    time.sleep(1)
+    assert running.communicate(timeout=60)[0] == b"x" * 1_000_000 and running.returncode == 0
 
 
 @pytest.mark.parametrize("words", [(), ("trust",), ("ledger",)])

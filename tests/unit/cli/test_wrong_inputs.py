@@ -10,6 +10,9 @@ from bundles import make_bundle
 
 @pytest.fixture(scope="module")
 def honest(setting):
+    (setting.root / "rules.toml").write_text(
+        "[measurement]\nn = 30\nseq_len = 8\n[claims]\nppl_ratio_max = 1.0125\n"
+    )
     return make_bundle(setting, setting.root / "honest")
 
 
@@ -44,6 +47,7 @@ def plain_user():
 
 def commands(thing, setting, honest):
     trust, key = ("--trust", setting.trust), ("--key", setting.root / "keys" / "signer.pem")
+    rules = ("--policy", setting.root / "rules.toml")
     saying = ("--name", "N", "--role", "validator", "--meaning", "review")
     return {
         "policy": ("policy", "check", thing),
@@ -61,6 +65,10 @@ def commands(thing, setting, honest):
         "endorse": ("countersign", thing, *key, *saying),
         "inspect": ("inspect", thing),
         "floor": ("floor", thing, *key, "--ledger", setting.ledger, "--out", setting.root / "f"),
+        "gate": ("gate", thing, *rules, *trust),
+        "gate-each": ("gate", "--each", thing, *rules, *trust),
+        "gate-list": ("gate", "--list", thing, *rules, *trust),
+        "gate-evidence": ("gate", setting.pack, "--evidence", thing, *rules, *trust),
         "matrix": ("matrix", thing, *trust, "--out", setting.root / "site"),
         "matrix-ledger": ("matrix", honest, *trust, "--ledger", thing, "--out", setting.root / "site"),
         "matrix-claimed": ("matrix", honest, *trust, "--claimed", thing, "--out", setting.root / "site"),
@@ -68,7 +76,11 @@ def commands(thing, setting, honest):
 
 
 NAMES = tuple(
-    commands(None, type("S", (), {"trust": None, "ledger": None, "root": __import__("pathlib").Path()}), None)
+    commands(
+        None,
+        type("S", (), {"trust": None, "ledger": None, "pack": None, "root": __import__("pathlib").Path()}),
+        None,
+    )
 )
 
 

@@ -238,6 +238,7 @@ def test_what_is_passed_over_is_named(setting):
     shutil.copytree(good, folder / ".a.stage")
     shutil.copytree(good, folder / ".old" / "2025" / "a")
     (folder / ".empty" / "below").mkdir(parents=True)
+    (folder / ".empty" / "lib64").symlink_to("below")
     (folder / ".note").write_text("x")
     (folder / "sub").mkdir()
     os.mkfifo(folder / "pipe.zip")

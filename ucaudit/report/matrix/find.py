@@ -120,21 +120,24 @@ def _leads_to_evidence(link: Path) -> bool:
 
 
 def _hides_evidence(path: Path, depth: int) -> bool:
-    """Whether a hidden name is a bundle or an archive, or a directory with one anywhere below.
+    """Whether a hidden name is or leads to a bundle or an archive, or is a directory with one anywhere below.
 
     One that cannot be looked into counts as well.
     """
-    if path.is_symlink():
-        return _leads_to_evidence(path)
-    if not path.is_dir():
-        return _named_as_archive(path)
     try:
+        if path.is_symlink():
+            target = Path(os.path.realpath(path))
+            return (
+                _named_as_archive(path) or _named_as_archive(target) or (target.is_dir() and holds_bundle(target))
+            )
+        if not path.is_dir():
+            return _named_as_archive(path)
         return (
             depth > _MAX_DEPTH
             or holds_bundle(path)
             or any(_hides_evidence(Path(entry.path), depth + 1) for entry in _entries(path))
         )
-    except InputError:
+    except (InputError, OSError):
         return True
 
 
