@@ -45,6 +45,9 @@ class Outputs:
         except UcauditError as error:
             self.problem = error
         self._require_places()
+        replaced = self.verdicts if asked.junit is None else [*self.verdicts, asked.junit]
+        for target in replaced:
+            _require_replaceable(target)
         for target in self.verdicts:
             _remove(target)
         if asked.junit is not None:
@@ -53,7 +56,7 @@ class Outputs:
             _write(asked.junit, junit_error(self._suite, "unfinished", "the gate was started and did not finish"))
 
     def _require_places(self) -> None:
-        """No output may be an input, lie in one, or be another output. Raises RefusedError, OutputError."""
+        """No output may be an input, lie in one, or be another output. Raises RefusedError."""
         asked = self._asked
         named = (
             ("--junit", asked.junit),
@@ -69,8 +72,6 @@ class Outputs:
         inputs = [*self.packs, *files_read(asked, self.packs)]
         taken: dict[str, str] = {}
         for option, path in places:
-            if option != "--cache" and (path in self.verdicts or path == asked.junit):
-                _require_replaceable(path)
             refuse_inside_bundle(path)
             require_outside(path, *inputs)
             other = taken.setdefault(os.path.realpath(path), option)

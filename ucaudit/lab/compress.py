@@ -137,9 +137,8 @@ def compress(
     Raises:
         CorpusError: the calibration text cannot be read or is too short, or there is none where it is needed.
         InputError: a budget that not even the fewest bits keep, or a name that no manifest can hold.
-        ModelError: NaN or infinity in a tensor, a tensor that is missing, a weight of another dtype, too large or
-            too small, a model that does not load, sequences longer than it reads, or one that cannot be trained and
-            should be.
+        ModelError: NaN or infinity in a tensor, a tensor that is missing, a weight of another dtype or too large, a
+            model that does not load, sequences longer than it reads, or one that cannot be trained and should be.
         RefusedError, OutputError: the output exists or cannot be written.
     """
     if settings.steps and calibration is None:

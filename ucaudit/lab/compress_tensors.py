@@ -137,9 +137,8 @@ def encode_weights(
     Raises:
         ModelError: see :func:`require_storable`; or the inputs are not finite.
     """
-    if grid is None:  # who shares levels out among parts of a tensor has looked at the whole
-        for name, weight in weights.items():
-            require_storable(weight, name)
+    for name, weight in weights.items():
+        require_storable(weight, name)
     stack = torch.cat(list(weights.values()))
     damped = _moment_of(inputs, stack.shape[1], next(iter(weights)))
     moment = damped.float()

@@ -89,7 +89,7 @@ class _Walk:
                 if _hides_evidence(path, depth + 1):
                     self.passed.append(PassedOver(path, "hidden"))
             elif entry.is_symlink():
-                if _leads_to_evidence(path):
+                if _leads_to_evidence(path, any_folder=True):
                     self.passed.append(PassedOver(path, "a link"))
             elif entry.is_dir():
                 self.below(path, depth + 1)
@@ -113,10 +113,12 @@ def _named_as_archive(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
-def _leads_to_evidence(link: Path) -> bool:
-    """Whether a link leads to a bundle, to an archive, or to a folder, in which there may be any number."""
+def _leads_to_evidence(link: Path, *, any_folder: bool) -> bool:
+    """Whether a link leads to an archive, to a bundle, or, if wanted, to any folder: bundles may lie in it."""
     target = Path(os.path.realpath(link))
-    return _named_as_archive(link) or _named_as_archive(target) or target.is_dir()
+    if _named_as_archive(link) or _named_as_archive(target):
+        return True
+    return target.is_dir() and (any_folder or holds_bundle(target))
 
 
 def _hides_evidence(path: Path, depth: int) -> bool:
@@ -126,10 +128,7 @@ def _hides_evidence(path: Path, depth: int) -> bool:
     """
     try:
         if path.is_symlink():
-            target = Path(os.path.realpath(path))
-            return (
-                _named_as_archive(path) or _named_as_archive(target) or (target.is_dir() and holds_bundle(target))
-            )
+            return _leads_to_evidence(path, any_folder=False)
         if not path.is_dir():
             return _named_as_archive(path)
         return (
