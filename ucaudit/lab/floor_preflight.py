@@ -18,7 +18,7 @@ from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.lab.compress_train import BATCH
 from ucaudit.lab.corpus import Corpus, draw, load_corpus
 from ucaudit.lab.measure_memory import Execution, choose_execution
-from ucaudit.lab.measure_plan import MeasurementPlan, multiply_adds_per_second, plan_measurement
+from ucaudit.lab.measure_plan import MeasurementPlan, max_positions, multiply_adds_per_second, plan_measurement
 from ucaudit.lab.overlap import search_passages
 from ucaudit.models.runtime import load_tokenizer, model_config
 from ucaudit.packs.codecs import TensorSource, open_source
@@ -119,7 +119,7 @@ def floor_preflight(request: FloorRequest) -> FloorPreflight:
         passages = (tokenizer.decode(ids) for ids in plan.windows.drawn_ids)
         overlap = search_passages(plan.overlap, passages, calibration, corpus_name=corpus.name, allow_overlap=False)
         plan = MeasurementPlan(plan.windows, overlap, plan.parameters, plan.memory, plan.operations)
-        vocabulary = int(model_config(reference).get_text_config().vocab_size)
+        config = model_config(reference).get_text_config()
         for settings in set(arms_of(loaded).values()):
             draw_sequences(
                 calibration,
@@ -127,7 +127,8 @@ def floor_preflight(request: FloorRequest) -> FloorPreflight:
                 sequences=settings.sequences,
                 seq_len=settings.seq_len,
                 seed=protocol.seeds[0],
-                vocab_size=vocabulary,
+                vocab_size=int(config.vocab_size),
+                longest=max_positions(config),
             )
         wrong = sorted({spec.dtype for spec in reference.specs} - {"BF16", "F32", "F16", "I64", "U8"})
         if wrong:

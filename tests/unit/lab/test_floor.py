@@ -16,6 +16,7 @@ from ucaudit.core.errors import (
     DigestMismatchError,
     InputError,
     LedgerInconsistentError,
+    ModelError,
     RefusedError,
     UcauditError,
     UntrustedKeyError,
@@ -143,6 +144,11 @@ REFUSED = {
         PROTOCOL.replace("seq_len = 16", "seq_len = 512", 1),
         UcauditError,
         "512",
+    ),
+    "calibration sequences longer than the model reads": (
+        PROTOCOL.replace("sequences = 4\nseq_len = 16", "sequences = 4\nseq_len = 512"),
+        ModelError,
+        "sequences of 51[23] tokens.*, the model reads at most",
     ),
     "no such model": (PROTOCOL.replace('"model"', '"modell"'), InputError, "modell"),
 }
