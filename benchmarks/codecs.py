@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import sys
@@ -31,6 +32,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as on the command line; read once, when torch is loaded
 
 import torch
 from safetensors import safe_open
