@@ -19,7 +19,7 @@ import transformers
 
 from ucaudit import __version__
 from ucaudit.core.digest import StateManifest
-from ucaudit.core.errors import CorpusError, ModelError, StateDriftError
+from ucaudit.core.errors import CorpusError, InputError, ModelError, StateDriftError
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Calibration
 from ucaudit.lab.compress_blocks import fixed_blocks
@@ -75,6 +75,9 @@ class Settings:
         kl_weight: of the divergence of the model's output, in training.
         budget: bits a weight on disk, on average; each weight's bits are then found by
             :mod:`ucaudit.lab.compress_budget`, and those of ``tensors`` do not count. None for the same for all.
+
+    Raises:
+        InputError: a value that means nothing: below zero, or not a number.
     """
 
     tensors: TensorSettings = field(default_factory=TensorSettings)
@@ -84,6 +87,12 @@ class Settings:
     steps: int = 0
     kl_weight: float = 0.0
     budget: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("sequences", 1), ("seq_len", 1), ("steps", 0), ("kl_weight", 0), ("budget", 0)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise InputError(f"{value} is no number from {least} on", subject=name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,15 +31,16 @@ from ucaudit.lab.compress_pass import Calls, enter, run_layer
 from ucaudit.lab.compress_quantise import Grid, curved_levels, fit_scales, round_nearest, spread_scales
 from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.packs.codecs.base import TensorSource
+from ucaudit.packs.manifest import MAX_BITS, MIN_BITS
 
 if TYPE_CHECKING:
     from ucaudit.models.streamed import StreamedModel
 
-LEAST: Final = 2
-MOST: Final = 8
+LEAST: Final = MIN_BITS
+MOST: Final = MAX_BITS
 _COARSE: Final = 4
 SEQUENCES: Final = 16
-"""How many of the calibration sequences are used."""
+"""How many of the calibration sequences are used, from all parts of the text."""
 _CHUNK: Final = 1 << 22
 _NOT_FINITE: Final = "the layer's output is infinite or not a number"
 _NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -79,14 +80,14 @@ def find_units(
         model: the uncompressed one.
         source: the checkpoint.
         settings: group and rank; its bits do not matter.
-        ids: int64 [sequences, length], of the calibration text; the first few are used.
+        ids: int64 [sequences, length], of the calibration text, in its order; some are used.
         progress: told about layers.
 
     Raises:
         ModelError: NaN or infinity in a weight, one of another dtype than BF16 or too large, or an output that is
             not finite.
     """
-    hidden, calls = enter(model, ids[:SEQUENCES])
+    hidden, calls = enter(model, ids[_evenly(len(ids))])
     found = list[Unit]()
     progress.start(model.count, "layers", "weighing")
     for index in range(model.count):
@@ -130,7 +131,8 @@ def share_bits(units: Sequence[Unit], settings: TensorSettings, budget: float) -
     """
     allowed = budget * sum(unit.elements for unit in units)
     bits = [LEAST] * len(units)
-    costs = [[unit.stored_bits(replace(settings, bits=count)) for count in range(MOST + 1)] for unit in units]
+    choices = [replace(settings, bits=count) for count in range(LEAST, MOST + 1)]
+    costs = [{choice.bits: unit.stored_bits(choice) for choice in choices} for unit in units]
     taken = sum(cost[LEAST] for cost in costs)
     if taken > allowed:
         raise too_few(budget, taken / max(1, sum(unit.elements for unit in units)))
@@ -157,6 +159,12 @@ def too_few(budget: float, least: float, *, at_least: bool = False) -> InputErro
         f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays {take} {least:.2f}",
         hint="a larger --budget or --group, or a smaller --rank",
     )
+
+
+def _evenly(count: int) -> torch.Tensor:
+    """Which of ``count`` sequences are used: :data:`SEQUENCES` at equal distances, or all if no more."""
+    used = min(SEQUENCES, count)
+    return torch.arange(used) * count // used
 
 
 def _units(chosen: Iterable[Place]) -> list[list[Place]]:

@@ -8,7 +8,7 @@ from typing import Final
 
 import torch
 
-from ucaudit.core.errors import ModelError
+from ucaudit.core.errors import InputError, ModelError
 from ucaudit.lab.compress_blocks import both, each
 from ucaudit.lab.compress_finite import require_finite
 from ucaudit.lab.compress_overlay import fit_overlay
@@ -27,8 +27,9 @@ from ucaudit.lab.compress_quantise import (
 )
 from ucaudit.lab.compress_refine import refine
 from ucaudit.packs.codecs.ucq_encode import EncodedOverlay, EncodedTensor
+from ucaudit.packs.manifest import MAX_BITS, MAX_RANK, MIN_BITS
 
-REVISION: Final = 4
+REVISION: Final = 5
 """Of the encoder: grows with every change that gives other packs, so that no run of an older one is taken up."""
 METHOD: Final = "fitted levels, scale search, error feedback (GPTQ), closed-form int8 overlay, refinement"
 _FEW: Final = 64
@@ -49,11 +50,19 @@ class TensorSettings:
         bits: of one code, 2 to 8.
         group: columns that share a scale.
         rank: of the overlay; 0 for none. A weight with a shorter side gets that instead: more would be zeros.
+
+    Raises:
+        InputError: beyond what the format holds.
     """
 
     bits: int = 5
     group: int = 64
     rank: int = 16
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("bits", MIN_BITS, MAX_BITS), ("group", 1, 1 << 30), ("rank", 0, MAX_RANK)):
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{getattr(self, name)} is not from {least} to {most}", subject=name)
 
     def of_stack(self) -> TensorSettings:
         """For a tensor that holds several experts: no overlay, whose columns they would have to share."""

@@ -132,6 +132,21 @@ def test_a_weight_that_does_more_is_felt_more(model, tmp_path):
     assert first and all(after[one] == before[one] for one in first), "layers before it are as they were"
 
 
+@pytest.mark.parametrize(
+    ("count", "used"),
+    [
+        (4, [0, 1, 2, 3]),
+        (16, [*range(16)]),
+        (20, [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 18]),
+        (32, [*range(0, 32, 2)]),
+        (128, [*range(0, 128, 8)]),
+    ],
+)
+def test_all_parts_of_the_text_have_a_say(model, count, used):
+    ids = torch.randint(3, 300, (count, 8), generator=torch.Generator().manual_seed(1))
+    assert weighed(model, ids) == weighed(model, ids[used])
+
+
 # --- packs ------------------------------------------------------------------------------------------------------
 def test_a_pack_of_a_budget(model, text, tmp_path):
     made = []

@@ -11,7 +11,7 @@ from tinymodels import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3NextConfig
 
 from ucaudit.core.errors import InputError, ModelError
-from ucaudit.lab.compress import compress, estimate
+from ucaudit.lab.compress import Settings, compress, estimate
 from ucaudit.lab.compress_layers import _routers, compressible, find_places
 from ucaudit.lab.compress_quantise import SMALLEST_GROUP, share_of_small_groups
 from ucaudit.lab.compress_tensors import TensorSettings, encode_weights, is_too_small
@@ -24,6 +24,30 @@ WAYS = {
     "divergence": replace(SETTINGS, steps=1, kl_weight=0.1),
 }
 UP = "model.layers.1.mlp.up_proj.weight"
+
+
+# --- settings that mean nothing ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (TensorSettings, "bits", 1),
+        (TensorSettings, "bits", 9),
+        (TensorSettings, "group", 0),
+        (TensorSettings, "rank", -1),
+        (TensorSettings, "rank", 1041),
+        (Settings, "budget", math.nan),
+        (Settings, "budget", math.inf),
+        (Settings, "budget", -1.0),
+        (Settings, "kl_weight", math.nan),
+        (Settings, "kl_weight", -0.1),
+        (Settings, "steps", -1),
+        (Settings, "sequences", 0),
+        (Settings, "seq_len", 0),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name(kind, name, value):
+    with pytest.raises(InputError, match=f"^{name}: {value} is "):
+        kind(**{name: value})
 
 
 # --- tensors that are missing ---------------------------------------------------------------------------------
