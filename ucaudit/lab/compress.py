@@ -23,8 +23,8 @@ from ucaudit.core.errors import CorpusError, InputError, ModelError, StateDriftE
 from ucaudit.core.progress import SILENT, Progress
 from ucaudit.core.records import Calibration
 from ucaudit.lab.compress_blocks import fixed_blocks
-from ucaudit.lab.compress_budget import LEAST, MOST, find_units, share_bits, too_few
 from ucaudit.lab.compress_budget import SEQUENCES as SEQUENCES_WEIGHED
+from ucaudit.lab.compress_budget import find_units, share_bits, too_few
 from ucaudit.lab.compress_divergence import OutputDivergence
 from ucaudit.lab.compress_finite import require_finite_layer, require_finite_tensors
 from ucaudit.lab.compress_layer import compress_layer, raw_part
@@ -49,7 +49,7 @@ from ucaudit.models.runtime import load_tokenizer
 from ucaudit.models.streamed import StreamedModel
 from ucaudit.packs.codecs import TensorSource, open_source
 from ucaudit.packs.codecs.ucq_encode import PackDescription, PackWriter
-from ucaudit.packs.manifest import OTHER_FILE, Source, UcqManifest
+from ucaudit.packs.manifest import MAX_BITS, MIN_BITS, OTHER_FILE, Source, UcqManifest
 from ucaudit.packs.state import reconstruct_state
 
 SEQUENCES: Final = 128
@@ -340,7 +340,7 @@ def estimate(source: TensorSource, settings: Settings, *, calibrated: bool) -> E
     work = _SEARCH_WORK + (2.0 * settings.sequences * settings.seq_len if calibrated else 0.0)
     if settings.budget is not None:
         _require_room(source, settings.tensors, settings.budget)
-        stored = min(settings.budget * compressed, _stored(source, replace(settings.tensors, bits=MOST))[0])
+        stored = min(settings.budget * compressed, _stored(source, replace(settings.tensors, bits=MAX_BITS))[0])
         work += _UNITS * SEQUENCES_WEIGHED * settings.seq_len
     return Estimate(
         bits_per_weight=stored / compressed if compressed else 0.0,
@@ -380,7 +380,7 @@ def _require_room(source: TensorSource, tensors: TensorSettings, budget: float) 
 
     Which those are shows when a layer runs, and :func:`share_bits` judges them together.
     """
-    least = min(_candidates(source, replace(tensors, bits=LEAST)).values(), default=0.0)
+    least = min(_candidates(source, replace(tensors, bits=MIN_BITS)).values(), default=0.0)
     if least > budget:
         raise too_few(budget, least, at_least=True)
 

@@ -36,8 +36,6 @@ from ucaudit.packs.manifest import MAX_BITS, MIN_BITS
 if TYPE_CHECKING:
     from ucaudit.models.streamed import StreamedModel
 
-LEAST: Final = MIN_BITS
-MOST: Final = MAX_BITS
 _COARSE: Final = 4
 SEQUENCES: Final = 16
 """How many of the calibration sequences are used, from all parts of the text."""
@@ -130,18 +128,18 @@ def share_bits(units: Sequence[Unit], settings: TensorSettings, budget: float) -
         InputError: not even the fewest bits fit.
     """
     allowed = budget * sum(unit.elements for unit in units)
-    bits = [LEAST] * len(units)
-    choices = [replace(settings, bits=count) for count in range(LEAST, MOST + 1)]
+    bits = [MIN_BITS] * len(units)
+    choices = [replace(settings, bits=count) for count in range(MIN_BITS, MAX_BITS + 1)]
     costs = [{choice.bits: unit.stored_bits(choice) for choice in choices} for unit in units]
-    taken = sum(cost[LEAST] for cost in costs)
+    taken = sum(cost[MIN_BITS] for cost in costs)
     if taken > allowed:
         raise too_few(budget, taken / max(1, sum(unit.elements for unit in units)))
     while True:
         best, gain = None, 0.0
         for index, unit in enumerate(units):
             now = bits[index]
-            more = costs[index][now + 1] - costs[index][now] if now < MOST else 0.0
-            if now == MOST or taken + more > allowed:
+            more = costs[index][now + 1] - costs[index][now] if now < MAX_BITS else 0.0
+            if now == MAX_BITS or taken + more > allowed:
                 continue
             saved = unit.error * (4.0 ** (_COARSE - now) - 4.0 ** (_COARSE - now - 1)) / more
             if best is None or saved > gain:
@@ -156,7 +154,7 @@ def too_few(budget: float, least: float, *, at_least: bool = False) -> InputErro
     """The refusal of a budget below what the fewest bits take, exactly or at least."""
     take = "take at least" if at_least else "take"
     return InputError(
-        f"{budget:g} bits a weight are too few: {LEAST}-bit codes with scales and overlays {take} {least:.2f}",
+        f"{budget:g} bits a weight are too few: {MIN_BITS}-bit codes with scales and overlays {take} {least:.2f}",
         hint="a larger --budget or --group, or a smaller --rank",
     )
 

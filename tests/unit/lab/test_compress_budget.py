@@ -15,10 +15,11 @@ from ucaudit.core.errors import CorpusError, InputError, ModelError
 from ucaudit.core.progress import SILENT
 from ucaudit.lab.compress import Settings, compress, estimate
 from ucaudit.lab.compress_blocks import fixed_blocks
-from ucaudit.lab.compress_budget import LEAST, MOST, Unit, find_units, share_bits
+from ucaudit.lab.compress_budget import Unit, find_units, share_bits
 from ucaudit.lab.compress_tensors import TensorSettings
 from ucaudit.models.streamed import StreamedModel
 from ucaudit.packs.codecs import open_source
+from ucaudit.packs.manifest import MAX_BITS, MIN_BITS
 from ucaudit.packs.state import reconstruct_state
 
 SETTINGS = Settings(TensorSettings(group=16, rank=2), sequences=8, seq_len=32, budget=6.5)
@@ -46,15 +47,15 @@ def bits_in_all(parts, settings, shared):
 )
 def test_the_budget_is_kept_and_used_up(errors, budget, group):
     parts, settings = units(*errors), TensorSettings(group=group, rank=0)
-    if bits_in_all(parts, settings, {f"w{index}": LEAST for index in range(len(errors))}) > budget:
+    if bits_in_all(parts, settings, {f"w{index}": MIN_BITS for index in range(len(errors))}) > budget:
         with pytest.raises(InputError, match="too few"):
             share_bits(parts, settings, budget)
         return
     shared = share_bits(parts, settings, budget)
     assert bits_in_all(parts, settings, shared) <= budget + 1e-9
     for name, bits in shared.items():
-        one_more = bits_in_all(parts, settings, shared | {name: min(bits + 1, MOST)})
-        assert bits == MOST or one_more > budget - 1e-9, "a bit more would have fitted"
+        one_more = bits_in_all(parts, settings, shared | {name: min(bits + 1, MAX_BITS)})
+        assert bits == MAX_BITS or one_more > budget - 1e-9, "a bit more would have fitted"
 
 
 @given(errors=st.lists(st.floats(1e-9, 1e3), min_size=2, max_size=12))
@@ -72,8 +73,8 @@ def test_four_times_the_error_is_one_bit_more():
 
 
 def test_nothing_felt_and_the_best_possible():
-    assert set(share_bits(units(0.0, 0.0), PLAIN, 5.5).values()) <= set(range(LEAST, MOST + 1))
-    assert set(share_bits(units(1.0, 2.0), PLAIN, 9.0).values()) == {MOST}
+    assert set(share_bits(units(0.0, 0.0), PLAIN, 5.5).values()) <= set(range(MIN_BITS, MAX_BITS + 1))
+    assert set(share_bits(units(1.0, 2.0), PLAIN, 9.0).values()) == {MAX_BITS}
     assert share_bits([], PLAIN, 5.5) == {}
 
 
